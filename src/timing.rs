@@ -1,0 +1,1 @@
+//! Phases of a run and how long each rank spent in them.
