@@ -1,0 +1,3 @@
+//! One test binary: the list of subjects.
+
+mod scripts;
