@@ -1,1 +1,164 @@
-//! 
+//! The files of a run: values in, bytes out.
+//!
+//! Nothing here opens a file of its own, except that a reader may be handed one: who writes aside,
+//! syncs and renames is `store`, and what is published when is decided by `run`. The same values
+//! always give the same bytes.
+
+pub mod metrics;
+pub mod model_file;
+pub mod outcomes;
+pub mod report;
+pub mod scores;
+pub mod shard;
+
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
+
+use crate::error::{Classify, Kind};
+
+/// Who wrote a file, as Parquet wants it said. It names p8 and not the Parquet library, because
+/// that is where a reader of the file would look for help.
+pub const CREATED_BY: &str = concat!("p8 version ", env!("CARGO_PKG_VERSION"));
+
+/// Why a result could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// The sink refused the bytes.
+    #[error("cannot write {file}")]
+    Write {
+        /// Name of the result.
+        file: &'static str,
+        /// What the sink said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The encoder refused the values.
+    #[error("cannot encode {file}")]
+    Encode {
+        /// Name of the result.
+        file: &'static str,
+        /// What the encoder said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Two columns that belong together have different lengths.
+    #[error("cannot encode {file}: {column} has {found} values, expected {expected}")]
+    Length {
+        /// Name of the result.
+        file: &'static str,
+        /// The column that does not fit.
+        column: &'static str,
+        /// Values it should have.
+        expected: usize,
+        /// Values it has.
+        found: usize,
+    },
+}
+
+impl Classify for OutputError {
+    fn kind(&self) -> Kind {
+        match self {
+            OutputError::Write { .. } => Kind::Io,
+            OutputError::Encode { .. } => Kind::Internal,
+            OutputError::Length { .. } => Kind::Internal,
+        }
+    }
+}
+
+impl OutputError {
+    /// Unpacks the error of the sink, which Parquet wraps, so that its text stands there once.
+    fn from_parquet(file: &'static str, error: ParquetError) -> Self {
+        match error {
+            ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
+                Ok(source) => OutputError::Write {
+                    file,
+                    source: *source,
+                },
+                Err(source) => OutputError::Encode { file, source },
+            },
+            other => OutputError::Encode {
+                file,
+                source: Box::new(other),
+            },
+        }
+    }
+
+    fn from_csv(file: &'static str, error: csv::Error) -> Self {
+        match error.into_kind() {
+            csv::ErrorKind::Io(source) => OutputError::Write { file, source },
+            other => OutputError::Encode {
+                file,
+                source: format!("{other:?}").into(),
+            },
+        }
+    }
+
+    /// Checks that a column has as many values as it should.
+    fn check_length(
+        file: &'static str,
+        column: &'static str,
+        expected: usize,
+        found: usize,
+    ) -> Result<(), OutputError> {
+        if expected == found {
+            return Ok(());
+        }
+        Err(OutputError::Length {
+            file,
+            column,
+            expected,
+            found,
+        })
+    }
+}
+
+/// What every Parquet file of p8 has in common: zstd at its quickest level, format version 1.0 with
+/// data pages v1, plain values and dictionaries, which every reader in use understands, and
+/// statistics per column chunk.
+fn parquet_properties() -> WriterPropertiesBuilder {
+    // Level 1 is the default of the type.
+    WriterProperties::builder()
+        .set_created_by(CREATED_BY.to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Failure;
+
+    #[test]
+    fn errors_tell_the_sink_from_the_encoder_and_name_the_cause_once() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let table = [
+            (
+                OutputError::from_parquet("scores.parquet", full().into()),
+                Kind::Io,
+                "cannot write scores.parquet: no storage space",
+            ),
+            (
+                OutputError::from_csv("scores.csv", full().into()),
+                Kind::Io,
+                "cannot write scores.csv: no storage space",
+            ),
+            (
+                OutputError::from_parquet(
+                    "scores.parquet",
+                    ParquetError::General("too long".into()),
+                ),
+                Kind::Internal,
+                "cannot encode scores.parquet: Parquet error: too long",
+            ),
+            (
+                OutputError::check_length("scores.csv", "pca", 6, 5).unwrap_err(),
+                Kind::Internal,
+                "cannot encode scores.csv: pca has 5 values, expected 6",
+            ),
+        ];
+        for (error, kind, text) in table {
+            assert_eq!(Failure::from(error), Failure::new(kind, text));
+        }
+    }
+}
