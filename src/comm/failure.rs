@@ -1,0 +1,101 @@
+//! One rank's failure ends all of them, with one exit code.
+//!
+//! Three ways lead out of a run: the ranks agree on a failure at the end of a stage and return
+//! together ([`super::Comm::agree`]); a rank that fails inside a stage ends the job itself
+//! ([`end_all`]), or the others would wait for ever; and a panic or a signal, on any thread, ends
+//! the process without MPI_Finalize, which the launcher takes as the end of the job.
+
+use super::mpi;
+use crate::error::{Failure, Kind};
+use std::io::Write;
+use std::thread::ThreadId;
+
+/// Prints the failure and ends every rank with its exit code. Main thread only.
+pub fn end_all(rank: usize, size: usize, failure: &Failure) -> ! {
+    report(rank, size, &failure.text);
+    mpi::abort_world(failure.kind.exit_code());
+    exit_now(failure.kind.exit_code())
+}
+
+/// Prints one line for the terminal, with the rank where there are several.
+pub fn report(rank: usize, size: usize, text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    // Nothing can be done when the terminal is gone.
+    let _ = if size > 1 {
+        writeln!(stderr, "p8: error: rank {rank}: {text}")
+    } else {
+        writeln!(stderr, "p8: error: {text}")
+    };
+    let _ = stderr.flush();
+}
+
+/// Ends this process without running exit handlers, which belong to the main thread.
+pub fn exit_now(code: u8) -> ! {
+    signal_hook::low_level::exit(i32::from(code))
+}
+
+/// Makes a panic on any thread end the job with exit code 70.
+///
+/// `is_caught` says whether the panicking thread is inside a place that turns panics into errors
+/// (the image decoders), where the job goes on.
+pub fn end_on_panic(rank: usize, size: usize, is_caught: fn() -> bool) {
+    let main: ThreadId = std::thread::current().id();
+    std::panic::set_hook(Box::new(move |info| {
+        if is_caught() {
+            return;
+        }
+        let place = info
+            .location()
+            .map(|l| format!(" at {}:{}", l.file(), l.line()))
+            .unwrap_or_default();
+        let cause = info
+            .payload()
+            .downcast_ref::<&str>()
+            .map(|s| s.to_string())
+            .or_else(|| info.payload().downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "unknown cause".into());
+        report(
+            rank,
+            size,
+            &format!("internal error{place}: {cause}; this is a defect of p8, please report it"),
+        );
+        let code = Kind::Internal.exit_code();
+        if std::thread::current().id() == main {
+            mpi::abort_world(code);
+        }
+        exit_now(code);
+    }));
+}
+
+/// Makes SIGINT, SIGTERM and SIGUSR1 end this rank with exit code 75; finished blocks stay.
+///
+/// Shards are published by rename, so there is nothing to clean up that a next run would not.
+///
+/// # Errors
+/// When the system refuses the handler.
+pub fn end_on_signal(rank: usize, size: usize) -> Result<(), Failure> {
+    use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+    let refused = |error: std::io::Error| {
+        Failure::new(
+            Kind::Internal,
+            format!("cannot install the signal handlers: {error}"),
+        )
+    };
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGUSR1]).map_err(refused)?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            if let Some(signal) = signals.forever().next() {
+                let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
+                report(
+                    rank,
+                    size,
+                    &format!("stopped by {name}; finished blocks are kept: run the same command again to go on"),
+                );
+                exit_now(Kind::Stopped.exit_code());
+            }
+        })
+        .map_err(refused)?;
+    Ok(())
+}
