@@ -8,8 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::error::{Classify, Kind};
-use crate::model::weights::StateDict;
-use crate::model::{Layer, Pool};
+use crate::model::{Layer, Pool, Tensors};
 
 /// Bottleneck blocks in each stage.
 pub const BLOCKS: [usize; 4] = [3, 4, 6, 3];
@@ -129,9 +128,8 @@ impl Architecture {
     /// # Errors
     ///
     /// See [`Architecture::check`].
-    pub fn infer(state: &StateDict) -> Result<Architecture, ArchitectureError> {
+    pub fn infer(state: &Tensors) -> Result<Architecture, ArchitectureError> {
         let architecture = state
-            .tensors
             .get("conv1.weight")
             .and_then(|tensor| tensor.shape.first())
             .filter(|&&stem| stem > 0)
@@ -150,12 +148,12 @@ impl Architecture {
     ///
     /// All missing, unknown and wrong-shaped tensors at once; else all tensors with NaN or
     /// infinite values; else all running variances with negative values.
-    pub fn check(&self, state: &StateDict) -> Result<(), ArchitectureError> {
+    pub fn check(&self, state: &Tensors) -> Result<(), ArchitectureError> {
         let mut missing = Vec::new();
         let mut wrong = Vec::new();
         let mut known = BTreeSet::new();
         for (name, expected) in self.expected_tensors() {
-            match state.tensors.get(&name) {
+            match state.get(&name) {
                 None => missing.push(name.clone()),
                 Some(tensor) => {
                     let values = tensor.data.len();
@@ -172,7 +170,6 @@ impl Architecture {
             known.insert(name);
         }
         let extra: Vec<String> = state
-            .tensors
             .keys()
             .filter(|name| !known.contains(*name) && !is_unused(name))
             .cloned()
@@ -186,10 +183,7 @@ impl Architecture {
         }
 
         let holding = |bad: fn(&str, f32) -> bool| -> Vec<String> {
-            let tensors = state
-                .tensors
-                .iter()
-                .filter(|(name, _)| known.contains(*name));
+            let tensors = state.iter().filter(|(name, _)| known.contains(*name));
             tensors
                 .filter(|(name, tensor)| tensor.data.iter().any(|&value| bad(name, value)))
                 .map(|(name, _)| name.clone())
@@ -282,21 +276,17 @@ fn is_unused(name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::model::reference;
-    use crate::model::weights::{Origin, Tensor};
+    use crate::model::weights::Tensor;
 
-    fn ones(architecture: Architecture) -> StateDict {
-        let tensors = architecture
+    fn ones(architecture: Architecture) -> Tensors {
+        architecture
             .expected_tensors()
             .into_iter()
             .map(|(name, shape)| {
                 let data = vec![1.0; shape.iter().product()];
                 (name, Tensor { shape, data })
             })
-            .collect();
-        StateDict {
-            tensors,
-            origin: Origin::default(),
-        }
+            .collect()
     }
 
     const SMALL: Architecture = Architecture { stem: 2 };
@@ -333,7 +323,7 @@ mod tests {
             ("tiny/tiny-resnet50-bf16.safetensors", 4),
             ("weights/resnet50-msra-stage4.safetensors", 64),
         ] {
-            let state = reference::state(&folder.join(file));
+            let state = reference::tensors(&folder.join(file), |_| true);
             assert_eq!(
                 Architecture::infer(&state),
                 Ok(Architecture { stem }),
@@ -345,22 +335,18 @@ mod tests {
     #[test]
     fn everything_that_does_not_fit_is_listed_at_once() {
         let mut state = ones(SMALL);
-        state.tensors.remove("bn1.bias");
-        state.tensors.remove("layer4.2.conv3.weight");
+        state.remove("bn1.bias");
+        state.remove("layer4.2.conv3.weight");
         let mut short = Tensor {
             shape: vec![2],
             data: vec![1.0],
         };
-        state.tensors.insert("bn1.weight".into(), short.clone());
+        state.insert("bn1.weight".into(), short.clone());
         short.shape = vec![1];
-        state
-            .tensors
-            .insert("layer1.0.bn1.bias".into(), short.clone());
-        state.tensors.insert("head.bias".into(), short.clone());
-        state.tensors.insert("fc.bias".into(), short.clone());
-        state
-            .tensors
-            .insert("bn1.num_batches_tracked".into(), short);
+        state.insert("layer1.0.bn1.bias".into(), short.clone());
+        state.insert("head.bias".into(), short.clone());
+        state.insert("fc.bias".into(), short.clone());
+        state.insert("bn1.num_batches_tracked".into(), short);
         let error = Architecture::infer(&state).expect_err("four tensors do not fit");
         assert_eq!(error.kind(), Kind::Weights);
         assert_eq!(
@@ -376,7 +362,7 @@ mod tests {
     #[test]
     fn a_long_list_is_cut() {
         let mut state = ones(SMALL);
-        state.tensors.clear();
+        state.clear();
         let text = Architecture::infer(&state).expect_err("empty").to_string();
         assert!(
             text.contains("265 missing (conv1.weight, bn1.weight, "),
@@ -392,10 +378,7 @@ mod tests {
             ("conv1.weight", f32::NAN),
             ("layer2.1.bn3.running_mean", f32::NEG_INFINITY),
         ] {
-            let tensor = state
-                .tensors
-                .get_mut(name)
-                .expect("a tensor of the network");
+            let tensor = state.get_mut(name).expect("a tensor of the network");
             *tensor.data.last_mut().expect("not empty") = value;
         }
         let error = Architecture::infer(&state).expect_err("not finite");
@@ -410,10 +393,7 @@ mod tests {
     fn a_negative_variance_is_refused_by_name() {
         let mut state = ones(SMALL);
         let name = "layer3.0.downsample.1.running_var";
-        let tensor = state
-            .tensors
-            .get_mut(name)
-            .expect("a tensor of the network");
+        let tensor = state.get_mut(name).expect("a tensor of the network");
         tensor.data[1] = -1e-6;
         let error = Architecture::infer(&state).expect_err("negative variance");
         assert_eq!(

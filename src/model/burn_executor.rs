@@ -10,11 +10,11 @@ use std::sync::{Mutex, PoisonError};
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use crate::image::normalize;
 use crate::model::architecture::Architecture;
-use crate::model::executor::{ExecuteError, Executor, InputSpec};
+use crate::model::executor::{ExecuteError, Executor, InputSpec, instruction_set};
 use crate::model::resnet50::{ResNet50, pool};
-use crate::model::weights::StateDict;
-use crate::model::{Layer, Pool, Topology};
+use crate::model::{Layer, Pool, Tensors, Topology};
 
 /// The implementations of burn's operations that run on a CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl BurnExecutor {
     /// When `threads` is zero.
     #[expect(clippy::too_many_arguments, reason = "each is one choice of the user")]
     pub fn new(
-        state: &StateDict,
+        state: &Tensors,
         topology: Topology,
         layer: Layer,
         pool: Pool,
@@ -105,7 +105,10 @@ impl BurnExecutor {
     /// Features of one image.
     fn one(&self, image: &[u8]) -> Vec<f32> {
         let side = self.input.side;
-        let data = TensorData::new(self.input.prepare(image), [1, 3, side, side]);
+        let data = TensorData::new(
+            normalize(image, &self.input.normalization),
+            [1, 3, side, side],
+        );
         let maps = self
             .network
             .forward(Tensor::from_data(data, &self.device), self.layer);
@@ -124,6 +127,11 @@ impl Executor for BurnExecutor {
             "{} on the CPU, {threads} thread{plural}",
             self.backend.as_str()
         )
+    }
+
+    fn arithmetic(&self) -> String {
+        // Both backends choose kernels by the instruction set, which decides the order of sums.
+        format!("{} f32 {}", self.backend.as_str(), instruction_set())
     }
 
     fn width(&self) -> usize {
@@ -181,11 +189,12 @@ mod tests {
 
     use super::*;
     use crate::error::{Classify, Kind};
+    use crate::image::{ChannelOrder, Normalization};
     use crate::model::reference::{self, relative_l2};
     use crate::model::seeded::seeded;
 
     fn executor(
-        state: &StateDict,
+        state: &Tensors,
         (layer, pool): (Layer, Pool),
         side: usize,
         backend: BurnBackend,
@@ -225,7 +234,7 @@ mod tests {
     }
 
     fn same_bits_everywhere(
-        state: &StateDict,
+        state: &Tensors,
         output: (Layer, Pool),
         images: &[Vec<u8>],
         side: usize,
@@ -264,7 +273,8 @@ mod tests {
         let Some(folder) = reference::folder() else {
             return;
         };
-        let state = reference::state(&folder.join("tiny/tiny-resnet50-f32.safetensors"));
+        let state =
+            reference::tensors(&folder.join("tiny/tiny-resnet50-f32.safetensors"), |_| true);
         let output = (Layer::Layer4, Pool::Avg);
         let backend = BurnBackend::NdArray;
         same_bits_everywhere(&state, output, &images(5, 64), 64, backend, &[1, 2, 5]);
@@ -282,7 +292,7 @@ mod tests {
             side: 64,
             ..InputSpec::CAFFE
         };
-        let input_size = size(&input.prepare(&images[0]));
+        let input_size = size(&normalize(&images[0], &input.normalization));
         let state = seeded(50);
         for layer in Layer::ALL {
             let output = (layer, Pool::None);
@@ -303,7 +313,10 @@ mod tests {
         };
         let key = "v1.layer3.avg";
         let golden = reference::tensors(&folder.join("golden/features.safetensors"), |k| k == key);
-        let state = reference::state(&folder.join("weights/resnet50-msra-stage4.safetensors"));
+        let state = reference::tensors(
+            &folder.join("weights/resnet50-msra-stage4.safetensors"),
+            |_| true,
+        );
         let photos = reference::photos(&folder);
         let photos: Vec<&[u8]> = photos[..2].iter().map(Vec::as_slice).collect();
         let run = |input| {
@@ -316,9 +329,13 @@ mod tests {
         };
         let expected = &golden[key].data[..2 * 1024];
         let right = run(InputSpec::CAFFE);
-        let wrong = run(InputSpec {
-            bgr: false,
+        let red_first = Normalization {
+            order: ChannelOrder::Rgb,
             mean: [123.68, 116.779, 103.939],
+            ..Normalization::CAFFE
+        };
+        let wrong = run(InputSpec {
+            normalization: red_first,
             ..InputSpec::CAFFE
         });
         for row in 0..2 {
@@ -347,7 +364,7 @@ mod tests {
     #[test]
     fn overflow_is_an_error_and_not_a_feature() {
         let mut state = seeded(1);
-        let gamma = state.tensors.get_mut("bn1.weight").expect("in the network");
+        let gamma = state.get_mut("bn1.weight").expect("in the network");
         gamma.data.fill(f32::MAX);
         let output = (Layer::Layer1, Pool::Avg);
         let mut executor = executor(&state, output, 32, BurnBackend::Flex, 1);

@@ -1,12 +1,17 @@
 //! The line between the pipeline and whatever computes the network.
 
 use crate::error::{Classify, Kind};
+use crate::image::Normalization;
 use crate::model::architecture::ArchitectureError;
 
 /// Turns prepared images into feature vectors.
 pub trait Executor: Send {
     /// What computes, for the log: backend, device, threads.
     fn describe(&self) -> String;
+
+    /// What decides the bits of a feature beside weights and settings: implementation, precision
+    /// and instruction set. Features of another arithmetic are not mixed with these.
+    fn arithmetic(&self) -> String;
 
     /// Length of one feature vector.
     fn width(&self) -> usize;
@@ -66,37 +71,37 @@ impl Classify for ExecuteError {
     }
 }
 
-/// What the network wants to see of an image: `(pixel * scale - mean) / std` in float32.
+/// The largest instruction set of this processor that kernels choose between.
+pub fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            return "avx512";
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            return "avx2";
+        }
+    }
+    if cfg!(target_arch = "aarch64") {
+        "neon"
+    } else {
+        "baseline"
+    }
+}
+
+/// What the network wants to see of an image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InputSpec {
     /// Height and width in pixels.
     pub side: usize,
-    /// Whether blue comes first.
-    pub bgr: bool,
-    /// Multiplies the pixel, which is 0 to 255.
-    pub scale: f32,
-    /// Subtracted after scaling, in the order of the network's channels: blue first with `bgr`.
-    pub mean: [f32; 3],
-    /// Divides last, in the same order.
-    pub std: [f32; 3],
+    /// From pixels to numbers.
+    pub normalization: Normalization,
 }
 
 impl InputSpec {
     /// Bytes of one image.
     pub fn bytes(&self) -> usize {
         self.side * self.side * 3
-    }
-
-    /// The network's input, channel by channel, from RGB pixels row by row.
-    pub fn prepare(&self, pixels: &[u8]) -> Vec<f32> {
-        let mut planes = Vec::with_capacity(pixels.len());
-        for channel in 0..3 {
-            let colour = if self.bgr { 2 - channel } else { channel };
-            let (mean, std) = (self.mean[channel], self.std[channel]);
-            let plane = pixels.iter().skip(colour).step_by(3);
-            planes.extend(plane.map(|&pixel| (f32::from(pixel) * self.scale - mean) / std));
-        }
-        planes
     }
 }
 
@@ -105,49 +110,13 @@ impl InputSpec {
     /// Caffe's and Keras' convention for ResNet-50.
     pub(super) const CAFFE: InputSpec = InputSpec {
         side: 224,
-        bgr: true,
-        scale: 1.0,
-        mean: [103.939, 116.779, 123.68],
-        std: [1.0; 3],
+        normalization: Normalization::CAFFE,
     };
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn caffe_input_is_pixel_minus_mean_in_every_bit_and_blue_first() {
-        for value in 0..=u8::MAX {
-            let planes = InputSpec {
-                side: 1,
-                ..InputSpec::CAFFE
-            }
-            .prepare(&[value, 7, 200]);
-            let expected = [
-                200.0f32 - 103.939,
-                7.0f32 - 116.779,
-                f32::from(value) - 123.68,
-            ];
-            assert_eq!(planes.as_slice(), expected);
-        }
-    }
-
-    #[test]
-    fn pixels_become_planes() {
-        let input = InputSpec {
-            side: 2,
-            bgr: false,
-            scale: 0.5,
-            mean: [0.0, 1.0, 2.0],
-            std: [1.0, 2.0, 4.0],
-        };
-        let planes = input.prepare(&[0, 2, 4, 10, 12, 14, 20, 22, 24, 30, 32, 34]);
-        let expected = [
-            0.0, 5.0, 10.0, 15.0, 0.0, 2.5, 5.0, 7.5, 0.0, 1.25, 2.5, 3.75,
-        ];
-        assert_eq!(planes, expected);
-    }
 
     #[test]
     fn each_cause_has_its_kind() {

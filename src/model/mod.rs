@@ -3,6 +3,7 @@
 //! [`weights`] reads a state dict or [`seeded`] draws one, [`architecture`] checks it,
 //! [`resnet50`] is the definition, and an [`executor`] turns prepared images into features.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use clap::ValueEnum;
@@ -18,6 +19,9 @@ pub mod seeded;
 
 #[cfg(test)]
 mod reference;
+
+/// The tensors of a network under torchvision's names, convolutions OIHW.
+pub type Tensors = BTreeMap<String, weights::Tensor>;
 
 /// Where a downsampling block has its stride.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]

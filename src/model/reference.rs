@@ -1,12 +1,12 @@
 //! Reads the reference data that the tests of this module are held against.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
-use crate::model::weights::{Origin, StateDict, Tensor};
+use crate::model::Tensors;
+use crate::model::weights::Tensor;
 
 /// The folder with the reference data; says on stderr when there is none.
 pub fn folder() -> Option<PathBuf> {
@@ -22,7 +22,7 @@ pub fn folder() -> Option<PathBuf> {
 }
 
 /// The floating-point and byte tensors of a safetensors file whose names `keep` accepts.
-pub fn tensors(path: &Path, keep: impl Fn(&str) -> bool) -> BTreeMap<String, Tensor> {
+pub fn tensors(path: &Path, keep: impl Fn(&str) -> bool) -> Tensors {
     let bytes = std::fs::read(path).expect("reference file");
     let file = SafeTensors::deserialize(&bytes).expect("safetensors format");
     file.iter()
@@ -46,14 +46,6 @@ fn values<const N: usize>(raw: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32
     let (chunks, rest) = raw.as_chunks::<N>();
     assert!(rest.is_empty());
     chunks.iter().map(|&bytes| value(bytes)).collect()
-}
-
-/// A state dict stored under torchvision's names.
-pub fn state(path: &Path) -> StateDict {
-    StateDict {
-        tensors: tensors(path, |_| true),
-        origin: Origin::default(),
-    }
 }
 
 /// The nine photographs in the order of the golden rows: 224x224 RGB8, (height, width, channel).

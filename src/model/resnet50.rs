@@ -11,8 +11,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::model::architecture::{Architecture, ArchitectureError, BLOCKS};
-use crate::model::weights::StateDict;
-use crate::model::{Layer, Pool, Topology};
+use crate::model::{Layer, Pool, Tensors, Topology};
 
 /// Three convolutions with a shortcut around them.
 #[derive(Module, Debug)]
@@ -67,7 +66,7 @@ impl ResNet50 {
     ///
     /// The state dict is not that of a ResNet-50 of any width; see [`Architecture::infer`].
     pub fn load(
-        state: &StateDict,
+        state: &Tensors,
         topology: Topology,
         epsilon: f64,
         device: &Device,
@@ -141,7 +140,7 @@ pub fn pool(maps: Tensor<4>, pool: Pool) -> Tensor<2> {
 
 /// Builds modules around the tensors of a state dict that has been checked.
 struct Loader<'a> {
-    state: &'a StateDict,
+    state: &'a Tensors,
     topology: Topology,
     epsilon: f64,
     device: &'a Device,
@@ -208,7 +207,7 @@ impl Loader<'_> {
     }
 
     fn tensor<const D: usize>(&self, name: &str) -> Tensor<D> {
-        let tensor = &self.state.tensors[name];
+        let tensor = &self.state[name];
         let data = TensorData::new(tensor.data.clone(), tensor.shape.clone());
         Tensor::from_data(data, self.device)
     }
@@ -217,12 +216,12 @@ impl Loader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::executor::InputSpec;
+    use crate::image::{Normalization, normalize};
     use crate::model::reference::{self, relative_l2};
 
     const EPSILON: f64 = 1e-5;
 
-    fn load(state: &StateDict, topology: Topology) -> ResNet50 {
+    fn load(state: &Tensors, topology: Topology) -> ResNet50 {
         ResNet50::load(state, topology, EPSILON, &Device::flex()).expect("weights fit")
     }
 
@@ -257,7 +256,7 @@ mod tests {
         let mut compared = 0;
         for precision in ["f32", "f16", "bf16"] {
             let file = format!("tiny/tiny-resnet50-{precision}.safetensors");
-            let state = reference::state(&folder.join(file));
+            let state = reference::tensors(&folder.join(file), |_| true);
             for topology in TOPOLOGIES {
                 let network = load(&state, topology);
                 let cases = [
@@ -292,7 +291,8 @@ mod tests {
             return;
         };
         let golden = reference::tensors(&folder.join("tiny/tiny-golden.safetensors"), |_| true);
-        let state = reference::state(&folder.join("tiny/tiny-resnet50-f32.safetensors"));
+        let state =
+            reference::tensors(&folder.join("tiny/tiny-resnet50-f32.safetensors"), |_| true);
         for (topology, other) in [("v1", Topology::V1_5), ("v1.5", Topology::V1)] {
             let network = load(&state, other);
             let images = input(golden["input.64"].data.clone(), 1, 64, &Device::flex());
@@ -316,14 +316,17 @@ mod tests {
             return;
         };
         let golden = reference::tensors(&folder.join("golden/features.safetensors"), |_| true);
-        let state = reference::state(&folder.join("weights/resnet50-msra-stage4.safetensors"));
+        let state = reference::tensors(
+            &folder.join("weights/resnet50-msra-stage4.safetensors"),
+            |_| true,
+        );
         let photos = reference::photos(&folder);
         let device = Device::flex();
         let mut worst = std::collections::BTreeMap::<String, f64>::new();
         for topology in TOPOLOGIES {
             let network = load(&state, topology);
             for (row, photo) in photos.iter().enumerate() {
-                let pixels = InputSpec::CAFFE.prepare(photo);
+                let pixels = normalize(photo, &Normalization::CAFFE);
                 let mut outputs = Vec::new();
                 let images = input(pixels, 1, 224, &device);
                 let last = network.forward_with(images, Layer::Layer4, |layer, maps| {
@@ -363,7 +366,8 @@ mod tests {
             return;
         };
         let golden = reference::tensors(&folder.join("tiny/tiny-golden.safetensors"), |_| true);
-        let state = reference::state(&folder.join("tiny/tiny-resnet50-f32.safetensors"));
+        let state =
+            reference::tensors(&folder.join("tiny/tiny-resnet50-f32.safetensors"), |_| true);
         #[expect(
             deprecated,
             reason = "the contract of p8 keeps burn-ndarray selectable"

@@ -2,13 +2,12 @@
 //!
 //! A random network still maps like images to like vectors, but it knows nothing of objects.
 
-use std::collections::BTreeMap;
-
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use crate::model::Tensors;
 use crate::model::architecture::Architecture;
-use crate::model::weights::{Origin, StateDict, Tensor};
+use crate::model::weights::Tensor;
 
 /// Scale of the last batch norm of every block: 1/sqrt(16 blocks), so that the sixteen branches
 /// together add about as much as they started with, instead of doubling at each block. De and
@@ -22,15 +21,15 @@ const BRANCH_SCALE: f32 = 0.25;
 /// Rectifiers*, 2015), which keeps the size of the activations from layer to layer. Batch norms
 /// shift nothing and scale by 1, the last one of each block by 1/4; as nothing is shifted, the size
 /// of the input passes through to the output.
-pub fn seeded(seed: u64) -> StateDict {
+pub fn seeded(seed: u64) -> Tensors {
     draw(Architecture::RESNET50, seed)
 }
 
 /// Weights of any width. Each tensor has a random stream of its own.
-pub(super) fn draw(architecture: Architecture, seed: u64) -> StateDict {
+pub(super) fn draw(architecture: Architecture, seed: u64) -> Tensors {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
-    let mut tensors = BTreeMap::new();
+    let mut tensors = Tensors::new();
     for (stream, (name, shape)) in (0..).zip(architecture.expected_tensors()) {
         let count = shape.iter().product();
         let data = if let [_, fan_in @ ..] = shape.as_slice()
@@ -45,10 +44,7 @@ pub(super) fn draw(architecture: Architecture, seed: u64) -> StateDict {
         };
         tensors.insert(name, Tensor { shape, data });
     }
-    StateDict {
-        tensors,
-        origin: Origin::default(),
-    }
+    tensors
 }
 
 /// `count` values of mean 0 and the given variance, each the sum of four uniform ones.
@@ -99,7 +95,7 @@ mod tests {
             0xa5, 0xa1,
         ];
         let state = seeded(0);
-        let conv1 = &state.tensors["conv1.weight"];
+        let conv1 = &state["conv1.weight"];
         for (bytes, &value) in stream.chunks(8).zip(&conv1.data) {
             let words = bytes
                 .chunks(2)
@@ -118,7 +114,7 @@ mod tests {
     fn convolutions_have_mean_zero_and_variance_two_over_fan_in() {
         let state = seeded(7);
         for name in ["layer3.2.conv2.weight", "layer4.0.downsample.0.weight"] {
-            let tensor = &state.tensors[name];
+            let tensor = &state[name];
             let n = tensor.data.len() as f64;
             let fan_in: usize = tensor.shape[1..].iter().product();
             let mean = tensor.data.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
@@ -142,10 +138,10 @@ mod tests {
     #[test]
     fn tensors_and_seeds_differ() {
         let (one, two) = (seeded(1), seeded(2));
-        let first = |state: &StateDict, name: &str| state.tensors[name].data[..8].to_vec();
+        let first = |state: &Tensors, name: &str| state[name].data[..8].to_vec();
         assert_ne!(first(&one, "conv1.weight"), first(&two, "conv1.weight"));
         let (a, b) = ("layer1.1.conv1.weight", "layer1.2.conv1.weight");
         assert_ne!(first(&one, a), first(&one, b));
-        assert_eq!(one.tensors, seeded(1).tensors);
+        assert_eq!(one, seeded(1));
     }
 }
