@@ -1,0 +1,99 @@
+//! Norms that neither overflow nor underflow: everything is divided by the largest entry first.
+
+use ndarray::{Array2, ArrayView2, Axis};
+
+/// The Euclidean norm of a vector. Zero only if every entry is zero; infinite or NaN entries give
+/// a norm that is not finite.
+pub fn euclidean<'a>(vector: impl Iterator<Item = &'a f64> + Clone) -> f64 {
+    let largest = vector
+        .clone()
+        .fold(0.0_f64, |largest, x| largest.max(x.abs()));
+    let unit = unit_for(largest);
+    let sum: f64 = vector.map(|x| (x / unit) * (x / unit)).sum();
+    unit * sum.sqrt()
+}
+
+/// What to divide by before squaring; 1 for a vector of zeros (and of NaN, which then shows).
+fn unit_for(largest: f64) -> f64 {
+    if largest > 0.0 { largest } else { 1.0 }
+}
+
+/// The Frobenius norm of a matrix, summed in the order of its storage.
+pub fn frobenius(matrix: &Array2<f64>) -> f64 {
+    match matrix.as_slice_memory_order() {
+        Some(entries) => euclidean(entries.iter()),
+        None => euclidean(matrix.iter()),
+    }
+}
+
+/// How many columns are walked side by side: one cache line of each of them fits the first-level
+/// cache when they are stored one after another, and rows are read in runs when those are.
+const PANEL: usize = 64;
+
+/// The Euclidean norms of the columns of a matrix `[rows, columns]`, stored either way.
+pub fn of_columns(matrix: ArrayView2<f64>) -> Vec<f64> {
+    let mut norms = Vec::with_capacity(matrix.ncols());
+    for panel in matrix.axis_chunks_iter(Axis(1), PANEL) {
+        let mut units = vec![0.0_f64; panel.ncols()];
+        for row in panel.rows() {
+            for (largest, x) in units.iter_mut().zip(row) {
+                *largest = largest.max(x.abs());
+            }
+        }
+        for unit in &mut units {
+            *unit = unit_for(*unit);
+        }
+        let mut sums = vec![0.0; panel.ncols()];
+        for row in panel.rows() {
+            for ((sum, unit), x) in sums.iter_mut().zip(&units).zip(row) {
+                *sum += (x / unit) * (x / unit);
+            }
+        }
+        norms.extend(units.iter().zip(&sums).map(|(unit, sum)| unit * sum.sqrt()));
+    }
+    norms
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn huge_and_tiny_vectors_keep_their_norm() {
+        for scale in [1.0, 1e200, 1e-200, 1e-310] {
+            let norm = euclidean([3.0 * scale, -4.0 * scale].iter());
+            assert!(
+                (norm / (5.0 * scale) - 1.0).abs() < 1e-12,
+                "{norm} at {scale}"
+            );
+        }
+        assert_eq!(euclidean([0.0, -0.0].iter()), 0.0);
+        assert_eq!(euclidean([].iter()), 0.0);
+    }
+
+    #[test]
+    fn what_is_not_finite_shows_in_the_norm() {
+        assert!(!euclidean([1.0, f64::INFINITY].iter()).is_finite());
+        assert!(!euclidean([f64::NAN, 1.0].iter()).is_finite());
+        assert!(!euclidean([f64::NAN].iter()).is_finite());
+        let columns = of_columns(array![[f64::NAN, 0.0], [0.0, f64::INFINITY]].view());
+        assert!(columns.iter().all(|norm| !norm.is_finite()));
+    }
+
+    #[test]
+    fn columns_are_measured_one_by_one() {
+        let matrix = array![[3.0, 0.0], [4.0, -2.0]];
+        assert_eq!(of_columns(matrix.view()), vec![5.0, 2.0]);
+        let many = Array2::from_shape_fn((3, 150), |(_, j)| j as f64);
+        for stored in [many.clone(), crate::linalg::by_columns(many.view())] {
+            let norms = of_columns(stored.view());
+            assert_eq!(norms.len(), 150);
+            for (j, norm) in norms.iter().enumerate() {
+                assert!((norm - j as f64 * 3_f64.sqrt()).abs() <= 1e-13 * norm);
+            }
+        }
+        assert!((frobenius(&matrix) - 29_f64.sqrt()).abs() < 1e-15);
+    }
+}

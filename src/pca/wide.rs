@@ -1,0 +1,375 @@
+//! N < d: the columns are spread over the ranks, and the tree runs over blocks of columns.
+//!
+//! With the centred (and scaled) rows X = `[N, d]` and the QR of the transpose, X^T = Q R, the SVD
+//! R = U S W^T gives X^T = (Q U) S W^T: the components are the columns of V = Q U. R is `[N, N]`
+//! and comes from the tree of `tree`; V comes from walking the same tree back from the root to the
+//! leaves, where every rank finds the rows of V that belong to its own columns.
+//!
+//! ```text
+//! exchange    every rank: all N rows of its own columns          (each rank reads its blocks once)
+//! leaf        X_j^T = Q_j R_j            one block of columns, at least 2N wide
+//! merge       [R_a; R_b] = Q_ab R_ab     up the tree; R_b travels, N^2 / 2 numbers
+//! root        R = U S W^T,  C = U_k
+//! back        [C_a; C_b] = Q_ab [C; 0]   down the tree; C_b travels, N k numbers
+//! leaf        V_j = Q_j [C_j; 0]         the components' entries for its columns
+//! ```
+//!
+//! Memory of a rank: its columns, N d / ranks, twice N^2 for each merge it makes, and one block of
+//! rows; the components, k d, at the end. No rank gathers the rows, unless 4N > d, where all columns
+//! are one leaf, which is then no larger than the matrices of two merges.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use ndarray::{Array2, ArrayView2, s};
+
+use super::PcaError;
+use super::center::subtract_mean;
+use super::exchange::Exchange;
+use super::fit::{PcaSettings, Rows, Solution, Spectrum, broadcast_components};
+use super::leaf::{pack, unpack};
+use super::tree::{Merge, Plan, Step, even_runs, partner, take};
+use super::tsqr::standard_deviations;
+use crate::linalg::{norms, qr, sign, svd, zeros};
+
+/// A block of columns has at least this many for each row, for the reason that leaves in `tsqr` have
+/// as many rows for each column.
+const COLUMNS_PER_ROW: usize = 2;
+
+/// A block of columns has at least this many. For nine rows of 100352 columns that makes 392
+/// leaves of 18 kB; narrower ones would spend their time in calls.
+const LEAST_COLUMNS: usize = 256;
+
+/// Cuts d columns into blocks whose width depends on n and d alone; the last takes the rest.
+fn column_blocks(n: usize, d: usize) -> Vec<Range<usize>> {
+    let width = (COLUMNS_PER_ROW * n).max(LEAST_COLUMNS);
+    let count = (d / width).max(1);
+    (0..count)
+        .map(|i| i * width..if i + 1 == count { d } else { (i + 1) * width })
+        .collect()
+}
+
+/// Solves by the tree over columns; N <= d.
+pub(super) fn solve(
+    comm: &impl Exchange,
+    rows: &Rows,
+    read: &mut dyn FnMut(usize) -> Result<Array2<f64>, PcaError>,
+    settings: &PcaSettings,
+) -> Result<Solution, PcaError> {
+    let (n, d) = (rows.total(), rows.width);
+    let columns = column_blocks(n, d);
+    let owner = even_runs(columns.len(), comm.size());
+    let widths: Vec<usize> = columns.iter().map(Range::len).collect();
+    let plan = Plan::new(&widths, &owner, 1);
+    let slices = exchange(comm, rows, read, &columns, &owner)?;
+    let mut tree = Tree::default();
+    let mut centers = BTreeMap::new();
+    for (leaf, slice) in slices {
+        let (center, factored) = factor(slice, settings.standardize)?;
+        centers.insert(leaf, center);
+        tree.leaves.insert(leaf, factored);
+    }
+    let (left, spectrum) = match tree.reduce(comm, &plan, n)? {
+        Some(r) => {
+            let norm = norms::frobenius(&r);
+            if !norm.is_finite() {
+                return Err(PcaError::Overflow);
+            }
+            let svd::Svd { u, values, .. } = svd::svd(r)?;
+            (Some(u), Spectrum { values, norm }.to_message())
+        }
+        None => (None, Vec::new()),
+    };
+    let mut message = spectrum;
+    comm.broadcast(&mut message, plan.root_rank);
+    let spectrum = Spectrum::from_message(&message);
+    let choice = spectrum.choose(settings.components, n, d);
+    let start = left.map(|u| crate::linalg::by_columns(u.slice(s![.., ..choice.k])));
+    let vectors = tree.back(comm, &plan, start, (n, choice.k))?;
+    gather(comm, &plan, &columns, centers, vectors, spectrum, choice)
+}
+
+/// Gives every rank all rows of its own blocks of columns, each block transposed: `[columns, n]`,
+/// stored by columns, so that a row of features is one run. Rows travel block by block: in each
+/// round every rank reads one block and meets every other rank once.
+fn exchange(
+    comm: &impl Exchange,
+    rows: &Rows,
+    read: &mut dyn FnMut(usize) -> Result<Array2<f64>, PcaError>,
+    columns: &[Range<usize>],
+    owner: &[usize],
+) -> Result<BTreeMap<usize, Array2<f64>>, PcaError> {
+    let (me, size) = (comm.rank(), comm.size());
+    let blocks: Vec<Vec<usize>> = (0..size)
+        .map(|rank| rows.blocks_of(rank).collect())
+        .collect();
+    let first_row: Vec<usize> = rows
+        .rows_per_block
+        .iter()
+        .scan(0, |next, count| {
+            *next += count;
+            Some(*next - count)
+        })
+        .collect();
+    // The run of columns of each rank.
+    let runs: Vec<Range<usize>> = (0..size)
+        .map(|rank| {
+            let start = owner.partition_point(|o| *o < rank);
+            let end = owner.partition_point(|o| *o <= rank);
+            if start == end {
+                0..0
+            } else {
+                columns[start].start..columns[end - 1].end
+            }
+        })
+        .collect();
+    let mut slices: BTreeMap<usize, Array2<f64>> = (0..columns.len())
+        .filter(|leaf| owner[*leaf] == me)
+        .map(|leaf| (leaf, zeros(columns[leaf].len(), rows.total())))
+        .collect();
+    let mut place = |block: usize, piece: ArrayView2<f64>| {
+        let taken = first_row[block]..first_row[block] + piece.nrows();
+        for (leaf, slice) in &mut slices {
+            let start = columns[*leaf].start - runs[me].start;
+            let part = piece.slice(s![.., start..start + columns[*leaf].len()]);
+            slice.slice_mut(s![.., taken.clone()]).assign(&part.t());
+        }
+    };
+    let rounds = blocks.iter().map(Vec::len).max().unwrap_or(0);
+    for round in 0..rounds {
+        let mine = blocks[me].get(round).copied();
+        let features = mine.map(&mut *read).transpose()?;
+        if let (Some(block), Some(features)) = (mine, &features) {
+            place(block, features.slice(s![.., runs[me].clone()]));
+        }
+        let send = |to: usize| {
+            if let (Some(features), false) = (&features, runs[to].is_empty()) {
+                let part = features.slice(s![.., runs[to].clone()]);
+                comm.send(&part.iter().copied().collect::<Vec<_>>(), to);
+            }
+        };
+        let mut receive = |from: usize| {
+            if let (Some(&block), false) = (blocks[from].get(round), runs[me].is_empty()) {
+                let shape = (rows.rows_per_block[block], runs[me].len());
+                let part = Array2::from_shape_vec(shape, comm.receive(from));
+                place(
+                    block,
+                    part.expect("a piece arrives with all its rows").view(),
+                );
+            }
+        };
+        for other in (0..size).filter_map(|meeting| partner(meeting, me, size)) {
+            if me < other {
+                send(other);
+                receive(other);
+            } else {
+                receive(other);
+                send(other);
+            }
+        }
+    }
+    Ok(slices)
+}
+
+/// Mean and scale of a block of columns.
+struct Center {
+    mean: Vec<f64>,
+    scale: Vec<f64>,
+}
+
+/// Centres (and scales) a block of columns, `[columns, n]`, and factors it.
+fn factor(mut slice: Array2<f64>, standardize: bool) -> Result<(Center, qr::Factored), PcaError> {
+    let n = slice.ncols();
+    let mean = subtract_mean(slice.view_mut().reversed_axes());
+    let scale = if standardize {
+        standard_deviations(norms::of_columns(slice.t()), n)
+    } else {
+        vec![1.0; slice.nrows()]
+    };
+    if scale.iter().any(|s| !s.is_finite()) {
+        return Err(PcaError::Overflow);
+    }
+    for mut row in slice.columns_mut() {
+        for (x, scale) in row.iter_mut().zip(&scale) {
+            // A feature of scale 0 is all zeros already.
+            if *scale > 0.0 {
+                *x /= scale;
+            }
+        }
+    }
+    Ok((
+        Center {
+            mean: mean.value(),
+            scale,
+        },
+        qr::Factored::new(slice)?,
+    ))
+}
+
+/// The factorisations that this rank made, kept for the way back.
+#[derive(Default)]
+struct Tree {
+    leaves: BTreeMap<usize, qr::Factored>,
+    merges: BTreeMap<usize, qr::Merged>,
+}
+
+impl Tree {
+    /// Up the tree; the rank of the root gets R, `[n, n]`.
+    fn reduce(
+        &mut self,
+        comm: &impl Exchange,
+        plan: &Plan,
+        n: usize,
+    ) -> Result<Option<Array2<f64>>, PcaError> {
+        let me = comm.rank();
+        let mut triangles: BTreeMap<usize, Array2<f64>> = BTreeMap::new();
+        for step in &plan.steps {
+            match *step {
+                Step::Factor { leaf, rank } if rank == me => {
+                    triangles.insert(leaf, self.leaves[&leaf].r());
+                }
+                Step::Merge {
+                    merge: Merge { node, left, right },
+                    at,
+                    from,
+                } if at == me => {
+                    let top = take(&mut triangles, left);
+                    let bottom = if from == me {
+                        take(&mut triangles, right)
+                    } else {
+                        unpack(&comm.receive(from), n, n)
+                    };
+                    let (r, merged) = qr::Merged::new(top, &zeros(0, n), &bottom)?;
+                    triangles.insert(node, r);
+                    self.merges.insert(node, merged);
+                }
+                Step::Merge { merge, at, from } if from == me => {
+                    comm.send(&pack(&take(&mut triangles, merge.right)), at);
+                }
+                Step::Read { .. }
+                | Step::Move { .. }
+                | Step::Factor { .. }
+                | Step::Merge { .. } => {}
+            }
+        }
+        Ok(triangles.pop_first().map(|(_, root)| root))
+    }
+
+    /// Down the tree from `start`, `[n, k]`, which the rank of the root gives; every leaf gets its
+    /// rows of V, `[columns, k]`.
+    fn back(
+        mut self,
+        comm: &impl Exchange,
+        plan: &Plan,
+        start: Option<Array2<f64>>,
+        (n, k): (usize, usize),
+    ) -> Result<BTreeMap<usize, Array2<f64>>, PcaError> {
+        let me = comm.rank();
+        let root = plan.leaves.len() + plan.merges.len() - 1;
+        let mut coefficients: BTreeMap<usize, Array2<f64>> =
+            start.into_iter().map(|start| (root, start)).collect();
+        for step in plan.steps.iter().rev() {
+            let Step::Merge {
+                merge: Merge { node, left, right },
+                at,
+                from,
+            } = *step
+            else {
+                continue;
+            };
+            if at == me {
+                let (above, below) =
+                    take(&mut self.merges, node).apply(&take(&mut coefficients, node))?;
+                coefficients.insert(left, above);
+                if from == me {
+                    coefficients.insert(right, below);
+                } else {
+                    comm.send(&by_rows(&below), from);
+                }
+            } else if from == me {
+                let below = Array2::from_shape_vec((n, k), comm.receive(at));
+                coefficients.insert(right, below.expect("coefficients arrive whole"));
+            }
+        }
+        let mut vectors = BTreeMap::new();
+        for (leaf, factored) in self.leaves {
+            vectors.insert(leaf, factored.apply(&take(&mut coefficients, leaf))?);
+        }
+        Ok(vectors)
+    }
+}
+
+/// Brings the pieces of all leaves together at the root and gives the whole to every rank.
+fn gather(
+    comm: &impl Exchange,
+    plan: &Plan,
+    columns: &[Range<usize>],
+    mut centers: BTreeMap<usize, Center>,
+    mut vectors: BTreeMap<usize, Array2<f64>>,
+    spectrum: Spectrum,
+    choice: super::fit::Choice,
+) -> Result<Solution, PcaError> {
+    let (me, root) = (comm.rank(), plan.root_rank);
+    let d = columns.last().map_or(0, |last| last.end);
+    let (mut mean, mut scale) = (Vec::new(), Vec::new());
+    let mut components = (me == root).then(|| Array2::zeros((choice.k, d)));
+    for (leaf, range) in columns.iter().enumerate() {
+        let owner = plan.leaves[leaf].owner;
+        let mut piece = (owner == me).then(|| {
+            let (Center { mean, scale }, v) = (take(&mut centers, leaf), take(&mut vectors, leaf));
+            [mean, scale, by_rows(&v)].concat()
+        });
+        if owner != root {
+            if let Some(piece) = piece.take() {
+                comm.send(&piece, root);
+            } else if me == root {
+                piece = Some(comm.receive(owner));
+            }
+        }
+        if let (Some(piece), Some(components)) = (piece, &mut components) {
+            let width = range.len();
+            mean.extend(&piece[..width]);
+            scale.extend(&piece[width..2 * width]);
+            let v = ArrayView2::from_shape((width, choice.k), &piece[2 * width..]);
+            let v = v.expect("a piece of the components arrives whole");
+            components.slice_mut(s![.., range.clone()]).assign(&v.t());
+        }
+    }
+    if let Some(components) = &mut components {
+        sign::fix(components);
+    }
+    comm.broadcast(&mut mean, root);
+    comm.broadcast(&mut scale, root);
+    let components = broadcast_components(comm, components, (choice.k, d), root);
+    Ok(Solution {
+        mean,
+        scale,
+        components,
+        spectrum,
+        choice,
+    })
+}
+
+fn by_rows(matrix: &Array2<f64>) -> Vec<f64> {
+    matrix.iter().copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn column_blocks_cover_the_columns_and_are_wide_enough() {
+        for n in [1, 2, 9, 127, 128, 129, 1000] {
+            for d in [1, 2, 255, 256, 257, 511, 512, 2048, 100_352] {
+                let blocks = column_blocks(n, d);
+                assert_eq!(blocks[0].start, 0);
+                assert_eq!(blocks[blocks.len() - 1].end, d);
+                assert!(blocks.windows(2).all(|pair| pair[0].end == pair[1].start));
+                let narrowest = blocks.iter().map(Range::len).min();
+                assert!(blocks.len() == 1 || narrowest >= Some((2 * n).max(LEAST_COLUMNS)));
+            }
+        }
+        assert_eq!(column_blocks(9, 100_352).len(), 392);
+    }
+}
