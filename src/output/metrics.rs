@@ -200,6 +200,7 @@ pub(crate) mod tests {
             },
             certificate: serde_json::json!({
                 "residual": {"value": 1.5e-16, "limit": 1e-12},
+                "tree": {"leaves": 3},
                 "passed": true,
             }),
             environment: Environment {

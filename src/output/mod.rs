@@ -11,6 +11,11 @@ pub mod report;
 pub mod scores;
 pub mod shard;
 
+use std::io::Write;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
@@ -122,6 +127,65 @@ fn parquet_properties() -> WriterPropertiesBuilder {
         .set_created_by(CREATED_BY.to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_statistics_enabled(EnabledStatistics::Chunk)
+}
+
+/// A Parquet file that is written batch by batch, with the name of the result for its errors.
+struct ParquetFile<W: Write + Send> {
+    file: &'static str,
+    writer: ArrowWriter<Sink<W>>,
+}
+
+impl<W: Write + Send> ParquetFile<W> {
+    fn new(
+        file: &'static str,
+        sink: W,
+        schema: SchemaRef,
+        row_group_rows: usize,
+    ) -> Result<Self, OutputError> {
+        let properties = parquet_properties()
+            .set_max_row_group_row_count(Some(row_group_rows))
+            .build();
+        let writer = ArrowWriter::try_new(Sink(Some(sink)), schema, Some(properties))
+            .map_err(|error| OutputError::from_parquet(file, error))?;
+        Ok(ParquetFile { file, writer })
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<(), OutputError> {
+        self.writer
+            .write(batch)
+            .map_err(|error| OutputError::from_parquet(self.file, error))
+    }
+
+    fn finish(mut self) -> Result<W, OutputError> {
+        self.writer
+            .finish()
+            .map_err(|error| OutputError::from_parquet(self.file, error))?;
+        // `ArrowWriter::into_inner` would do both, but turns what the sink says into its own text.
+        self.writer
+            .inner_mut()
+            .0
+            .take()
+            .ok_or_else(|| OutputError::Write {
+                file: self.file,
+                source: std::io::ErrorKind::NotConnected.into(),
+            })
+    }
+}
+
+/// A sink that can be taken out of the Parquet writer once the file is finished.
+struct Sink<W>(Option<W>);
+
+impl<W: Write> Write for Sink<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match &mut self.0 {
+            Some(sink) => sink.write(bytes),
+            None => Err(std::io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.as_mut().map_or(Ok(()), Write::flush)
+    }
 }
 
 #[cfg(test)]

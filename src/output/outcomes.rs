@@ -18,10 +18,9 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use parquet::arrow::ArrowWriter;
 
 use crate::dataset::outcome::Outcome;
-use crate::output::{OutputError, parquet_properties};
+use crate::output::{OutputError, ParquetFile};
 
 const FILE: &str = "outcomes.parquet";
 
@@ -30,7 +29,7 @@ const ROW_GROUP_ROWS: usize = 1 << 17;
 
 /// Writes `outcomes.parquet`, one block after the other.
 pub struct OutcomesParquet<W: Write + Send> {
-    writer: ArrowWriter<W>,
+    file: ParquetFile<W>,
     schema: SchemaRef,
 }
 
@@ -46,12 +45,8 @@ impl<W: Write + Send> OutcomesParquet<W> {
             Field::new("height", DataType::Int64, false),
             Field::new("sha256", DataType::Utf8, false),
         ]));
-        let properties = parquet_properties()
-            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-            .build();
-        let writer = ArrowWriter::try_new(sink, Arc::clone(&schema), Some(properties))
-            .map_err(|error| OutputError::from_parquet(FILE, error))?;
-        Ok(OutcomesParquet { writer, schema })
+        let file = ParquetFile::new(FILE, sink, Arc::clone(&schema), ROW_GROUP_ROWS)?;
+        Ok(OutcomesParquet { file, schema })
     }
 
     /// Appends the outcomes of one block.
@@ -65,9 +60,7 @@ impl<W: Write + Send> OutcomesParquet<W> {
             file: FILE,
             source: Box::new(error),
         })?;
-        self.writer
-            .write(&batch)
-            .map_err(|error| OutputError::from_parquet(FILE, error))
+        self.file.write(&batch)
     }
 
     fn batch(&self, outcomes: &[Outcome]) -> Result<RecordBatch, ArrowError> {
@@ -102,9 +95,7 @@ impl<W: Write + Send> OutcomesParquet<W> {
 
     /// Ends the file and gives the sink back.
     pub fn finish(self) -> Result<W, OutputError> {
-        self.writer
-            .into_inner()
-            .map_err(|error| OutputError::from_parquet(FILE, error))
+        self.file.finish()
     }
 }
 

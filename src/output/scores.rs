@@ -17,10 +17,9 @@ use std::sync::Arc;
 use arrow::array::{FixedSizeListArray, Float32Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use parquet::arrow::ArrowWriter;
 
 use crate::output::shard::ShardRow;
-use crate::output::{OutputError, parquet_properties};
+use crate::output::{OutputError, ParquetFile};
 
 const PARQUET: &str = "scores.parquet";
 const CSV: &str = "scores.csv";
@@ -54,9 +53,11 @@ impl ScoreBlock<'_> {
 
 /// Writes `scores.parquet`.
 pub struct ScoresParquet<W: Write + Send> {
-    writer: ArrowWriter<W>,
+    file: ParquetFile<W>,
     schema: SchemaRef,
     k: usize,
+    /// `k` as Arrow counts.
+    size: i32,
 }
 
 impl<W: Write + Send> ScoresParquet<W> {
@@ -72,12 +73,15 @@ impl<W: Write + Send> ScoresParquet<W> {
             Field::new("pca", DataType::FixedSizeList(score_field(), size), false),
             Field::new("reconstruction_error", DataType::Float32, false),
         ]));
-        let properties = parquet_properties()
-            .set_max_row_group_row_count(Some((ROW_GROUP_VALUES / (k + 16)).max(1)))
-            .build();
-        let writer = ArrowWriter::try_new(sink, Arc::clone(&schema), Some(properties))
-            .map_err(|error| OutputError::from_parquet(PARQUET, error))?;
-        Ok(ScoresParquet { writer, schema, k })
+        // A row has its path and label, too: count them as 16 values.
+        let rows = (ROW_GROUP_VALUES / (k + 16)).max(1);
+        let file = ParquetFile::new(PARQUET, sink, Arc::clone(&schema), rows)?;
+        Ok(ScoresParquet {
+            file,
+            schema,
+            k,
+            size,
+        })
     }
 
     /// Appends one block.
@@ -92,19 +96,14 @@ impl<W: Write + Send> ScoresParquet<W> {
             file: PARQUET,
             source: Box::new(error),
         })?;
-        self.writer
-            .write(&batch)
-            .map_err(|error| OutputError::from_parquet(PARQUET, error))
+        self.file.write(&batch)
     }
 
     fn batch(&self, block: ScoreBlock<'_>) -> Result<RecordBatch, ArrowError> {
-        let DataType::FixedSizeList(_, size) = self.schema.field(2).data_type() else {
-            unreachable!("the schema is made in new");
-        };
         // With the length stated, because no values do not tell how many empty lists there are.
         let pca = FixedSizeListArray::try_new_with_length(
             score_field(),
-            *size,
+            self.size,
             Arc::new(Float32Array::from(block.pca.to_vec())),
             None,
             block.rows.len(),
@@ -126,9 +125,7 @@ impl<W: Write + Send> ScoresParquet<W> {
 
     /// Ends the file and gives the sink back.
     pub fn finish(self) -> Result<W, OutputError> {
-        self.writer
-            .into_inner()
-            .map_err(|error| OutputError::from_parquet(PARQUET, error))
+        self.file.finish()
     }
 }
 

@@ -11,8 +11,8 @@ const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 400.0;
 
 /// Where the axes leave room for the data.
-const LEFT: f64 = 58.0;
-const RIGHT: f64 = 618.0;
+const LEFT: f64 = 68.0;
+const RIGHT: f64 = 624.0;
 const TOP: f64 = 16.0;
 const BOTTOM: f64 = 346.0;
 
@@ -189,7 +189,8 @@ pub fn scree(ratios: &[f64]) -> String {
 /// out by the caller.
 pub fn scatter(marks: &[Mark<'_>], x_title: &str, y_title: &str) -> String {
     let radius = match marks.len() {
-        0..=200 => 6.0,
+        0..=50 => 7.0,
+        51..=200 => 6.0,
         201..=1000 => 4.5,
         _ => 3.2,
     };
@@ -204,7 +205,9 @@ pub fn scatter(marks: &[Mark<'_>], x_title: &str, y_title: &str) -> String {
     for (number, shape) in SHAPES.iter().enumerate() {
         push(
             &mut svg,
-            format_args!(r#"<path id="m{number}" d="{shape}" transform="scale({radius})"/>"#),
+            format_args!(
+                r#"<path id="m{number}" d="{shape}" transform="scale({radius})" vector-effect="non-scaling-stroke"/>"#
+            ),
         );
     }
     svg.push_str("</defs>");
@@ -224,8 +227,11 @@ pub fn scatter(marks: &[Mark<'_>], x_title: &str, y_title: &str) -> String {
     // In path order the last folder would cover the others. A step that is a prime above the number
     // of points visits each of them once and mixes the folders.
     const STEP: usize = 1_000_003;
-    for visit in 0..marks.len() {
-        let mark = &marks[visit * STEP % marks.len()];
+    let order = (0..marks.len()).map(|visit| &marks[visit * STEP % marks.len()]);
+    // What the legend cannot name lies below what it can.
+    let (below, above): (Vec<&Mark<'_>>, Vec<&Mark<'_>>) =
+        order.partition(|mark| mark.style == Style::Other);
+    for mark in below.into_iter().chain(above) {
         push(
             &mut svg,
             format_args!(

@@ -17,7 +17,7 @@ use crate::output::metrics::Metrics;
 
 pub use scatter::{MAX_POINTS, Scatter};
 
-use text::{count, escape, fill, number, percent, plural, size, span};
+use text::{count, escape, fill, number, percent, plural, rate, size, span};
 
 const FILE: &str = "report.html";
 
@@ -192,7 +192,7 @@ fn tiles(metrics: &Metrics) -> String {
     html.push_str(&tile(
         metrics
             .images_per_second
-            .map_or("\u{2013}".to_owned(), |rate| escape(&number(rate))),
+            .map_or("\u{2013}".to_owned(), rate),
         if images.resumed > 0 {
             format!(
                 "images per second; {} from an earlier run",
@@ -295,10 +295,20 @@ fn weights(metrics: &Metrics) -> String {
     facts(&rows)
 }
 
-/// The certificate is an object of any depth; a row names the way to a value.
+/// The certificate is an object of any depth; a row names the way to a value. An object of just a
+/// `value` and a `limit` is one row.
 fn certificate(value: &Value) -> String {
     fn walk(name: &str, value: &Value, rows: &mut Vec<(String, String)>) {
         match value {
+            Value::Object(entries)
+                if entries.len() == 2
+                    && entries.contains_key("value")
+                    && entries.contains_key("limit") =>
+            {
+                let (value, limit) = (&entries["value"], &entries["limit"]);
+                let html = format!("{} (limit {})", value_html(value), value_html(limit));
+                rows.push((name.to_owned(), html));
+            }
             Value::Object(entries) => {
                 for (key, value) in entries {
                     let key = key.replace('_', " ");

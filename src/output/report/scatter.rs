@@ -148,22 +148,16 @@ impl Scatter {
         for (label, &(number, images)) in styles {
             html.push_str(&item(Style::Label(number), &escape(label), images));
         }
-        let without = |wanted: fn(&Point, &BTreeMap<&str, (usize, usize)>) -> bool| {
-            self.points
-                .iter()
-                .filter(|point| wanted(point, styles))
-                .count()
-        };
-        let other = without(|point, styles| {
-            point
-                .label
-                .as_deref()
-                .is_some_and(|label| !styles.contains_key(label))
-        });
+        let labels = self.points.iter().map(|point| point.label.as_deref());
+        let other = labels
+            .clone()
+            .flatten()
+            .filter(|label| !styles.contains_key(label))
+            .count();
         if other > 0 {
             html.push_str(&item(Style::Other, "<em>other labels</em>", other));
         }
-        let unlabelled = without(|point, _| point.label.is_none());
+        let unlabelled = labels.filter(Option::is_none).count();
         if unlabelled > 0 {
             html.push_str(&item(Style::Unlabelled, "<em>no label</em>", unlabelled));
         }
@@ -284,13 +278,13 @@ mod tests {
             .map(|n| format!("label {n:03}"))
             .collect();
         let mut labels: Vec<Option<&str>> = names.iter().map(|name| Some(name.as_str())).collect();
-        let last = Some(names[MAX_STYLES + 2].as_str());
-        labels.push(last);
+        let last = names[MAX_STYLES + 2].as_str();
+        labels.push(Some(last));
         let scatter = with_labels(&labels);
         let styles = scatter.styles();
         assert_eq!(styles.len(), MAX_STYLES);
         assert_eq!(styles[names[0].as_str()], (0, 1));
-        assert_eq!(styles[last.unwrap()], (MAX_STYLES - 1, 2));
+        assert_eq!(styles[last], (MAX_STYLES - 1, 2));
         assert!(!styles.contains_key(names[MAX_STYLES - 1].as_str()));
         let html = scatter.render(&sample());
         assert!(html.contains("<em>other labels</em> <span class=\"n\">3</span>"));

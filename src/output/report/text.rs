@@ -34,7 +34,8 @@ pub fn count(number: u64) -> String {
 /// A share as per cent with one decimal; a dash where it is no number.
 pub fn percent(share: f64) -> String {
     if share.is_finite() {
-        format!("{:.1} %", 100.0 * share)
+        // The sum of no shares is -0.
+        format!("{:.1} %", 100.0 * share + 0.0)
     } else {
         "\u{2013}".to_owned()
     }
@@ -56,6 +57,16 @@ pub fn span(seconds: f64) -> String {
         return format!("{} min {} s", whole / 60, whole % 60);
     }
     format!("{} h {} min", count(whole / 3600), whole % 3600 / 60)
+}
+
+/// A rate: two decimals below 10, one below 100, none above.
+pub fn rate(value: f64) -> String {
+    match value {
+        small if small < 9.995 => format!("{value:.2}"),
+        medium if medium < 99.95 => format!("{value:.1}"),
+        large if large.is_finite() => count(value.round() as u64),
+        _ => "\u{2013}".to_owned(),
+    }
 }
 
 /// A size in bytes: `999 bytes`, `1.5 kB`, `2.0 GB`; powers of 1000.
@@ -164,6 +175,29 @@ mod tests {
         ];
         for (seconds, text) in table {
             assert_eq!(span(seconds), text);
+        }
+    }
+
+    #[test]
+    fn shares_are_per_cent() {
+        assert_eq!(percent(0.95), "95.0 %");
+        assert_eq!(percent([].iter().sum()), "0.0 %");
+        assert_eq!(percent(f64::NAN), "\u{2013}");
+    }
+
+    #[test]
+    fn rates_have_about_three_digits() {
+        let table = [
+            (0.0, "0.00"),
+            (7.318, "7.32"),
+            (9.999, "10.0"),
+            (24.71, "24.7"),
+            (99.96, "100"),
+            (1234.4, "1,234"),
+            (f64::INFINITY, "\u{2013}"),
+        ];
+        for (value, text) in table {
+            assert_eq!(rate(value), text);
         }
     }
 
