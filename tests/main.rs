@@ -1,3 +1,12 @@
 //! One test binary: the list of subjects.
 
+mod support;
+
+mod cli;
+mod failures;
+mod outcomes;
+mod pipeline;
+mod resume;
+mod sample;
 mod scripts;
+mod tidy;

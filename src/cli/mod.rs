@@ -1,1 +1,118 @@
-//!
+//! The command line: parse, decide, start the ranks, run, exit code.
+
+pub mod args;
+pub mod logging;
+pub mod resolve;
+pub mod sources;
+
+use crate::comm::{Comm, failure};
+use crate::error::{Failure, Kind};
+use crate::run;
+use args::{Cli, Command};
+use sources::ArgumentError;
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// What was asked for.
+enum Task {
+    Run(Box<run::settings::Settings>),
+    Doctor(run::doctor::DoctorSettings),
+}
+
+/// The whole program; returns the exit code of this rank.
+pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let environment = |name: &str| std::env::var_os(name);
+    let task = match task(&arguments, &environment) {
+        Ok(task) => task,
+        Err(error) => return answer(&error, launcher_rank(&environment)),
+    };
+    let comm = match Comm::start() {
+        Ok(comm) => comm,
+        Err(failure) => {
+            failure::report(0, 1, &failure.text);
+            return ExitCode::from(failure.kind.exit_code());
+        }
+    };
+    failure::end_on_panic(comm.rank(), comm.size(), crate::image::is_decoding);
+    let result = failure::end_on_signal(comm.rank(), comm.size()).and_then(|()| match &task {
+        Task::Run(settings) => {
+            logging::start(settings.log, comm.rank());
+            run::run(settings, &comm)
+        }
+        Task::Doctor(settings) => run::doctor::doctor(settings, &comm),
+    });
+    end(&comm, result)
+}
+
+/// Ends together: rank 0 prints the failure that all ranks share, before any rank leaves.
+fn end(comm: &Comm, result: Result<(), Failure>) -> ExitCode {
+    let code = match &result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if comm.rank() == 0 {
+                failure::report(0, 1, &failure.text);
+            }
+            ExitCode::from(failure.kind.exit_code())
+        }
+    };
+    comm.barrier();
+    code
+}
+
+fn task(
+    arguments: &[OsString],
+    environment: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Task, ArgumentError> {
+    let merged = sources::merge(arguments, environment)?;
+    let Cli { command, run } = merged.cli;
+    let run = match command {
+        None => run,
+        Some(Command::Run(run)) => *run,
+        Some(Command::Doctor(doctor)) => {
+            return Ok(Task::Doctor(run::doctor::DoctorSettings {
+                threads: doctor.threads,
+                cache_folder: resolve::cache_folder(environment),
+            }));
+        }
+    };
+    resolve::resolve(run, &merged.sources, environment)
+        .map(|settings| Task::Run(Box::new(settings)))
+        .map_err(ArgumentError::Text)
+}
+
+/// Prints help, version or what is wrong with the arguments, once for all ranks.
+fn answer(error: &ArgumentError, rank: usize) -> ExitCode {
+    let (text, code) = match error {
+        ArgumentError::Clap(error) if !error.use_stderr() => (None, ExitCode::SUCCESS),
+        ArgumentError::Clap(_) => (None, ExitCode::from(Kind::Usage.exit_code())),
+        ArgumentError::Text(text) => (Some(text), ExitCode::from(Kind::Usage.exit_code())),
+    };
+    if rank > 0 {
+        // The launcher ends the other ranks when one leaves with an error: let rank 0 speak first.
+        std::thread::sleep(Duration::from_millis(300));
+        return code;
+    }
+    match (error, text) {
+        (ArgumentError::Clap(error), _) => {
+            // Nothing can be done when the terminal is gone.
+            let _ = error.print();
+        }
+        (ArgumentError::Text(_), text) => failure::report(0, 1, text.map_or("", String::as_str)),
+    }
+    code
+}
+
+/// The rank as the launcher wrote it into the environment, before MPI is started.
+fn launcher_rank(environment: &dyn Fn(&str) -> Option<OsString>) -> usize {
+    [
+        "OMPI_COMM_WORLD_RANK",
+        "PMIX_RANK",
+        "PMI_RANK",
+        "SLURM_PROCID",
+    ]
+    .iter()
+    .find_map(|name| environment(name)?.to_str()?.parse().ok())
+    .unwrap_or(0)
+}

@@ -1,0 +1,255 @@
+//! The command line as typed. Nothing is interpreted here beyond the form of each value.
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+use crate::dataset::label::LabelRule;
+use crate::image::{Exif, Preprocess};
+use crate::model::{Layer, Pool, Topology};
+use crate::pca::Solver;
+use crate::run::settings::{LogFormat, WeightsChoice};
+
+const EXAMPLES: &str = "\
+Examples:
+  mpirun -np 3 p8                                     the sample images in training_data
+  mpirun -np 3 p8 --input photos --output result      your own images
+  mpirun -np 3 p8 --input photos -k 7 --pool none     as the Spark notebook did
+  p8 --input photos --dry-run                         what would be done, and how long it takes
+
+Every option is also read from the environment (P8_INPUT, P8_COMPONENTS, ...) and from a TOML file
+given with --config. The order is: flag, environment, file, default.
+
+Exit codes: 0 done, 2 usage, 3 input, 4 input/output, 5 numerical check failed, 6 weights,
+70 internal error, 75 stopped by a signal with its finished blocks kept: run again.";
+
+/// Principal components of image collections: ResNet-50 features and a distributed TSQR over MPI.
+#[derive(Debug, Parser)]
+#[command(name = "p8", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do; `run` where nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The options of `run`.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Features, principal components, scores: the whole pipeline (the default)
+    #[command(after_help = EXAMPLES)]
+    Run(Box<RunArgs>),
+    /// What each rank sees: host, cores, threads, SIMD, MPI, BLAS, weights
+    Doctor(DoctorArgs),
+}
+
+/// The options of `p8 run`. `None` means "not typed".
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Folder or file with images; may be given several times [default: training_data]
+    #[arg(long, value_name = "PATH", help_heading = "Images")]
+    pub input: Vec<PathBuf>,
+    /// Take only files that match, e.g. '*.jpg' or 'cats/**/*.png' [default: every image format]
+    #[arg(long, value_name = "PATTERN", help_heading = "Images")]
+    pub glob: Option<String>,
+    /// Label of an image: parent (its folder), none, or regex:EXPR [default: parent]
+    #[arg(long, value_name = "RULE", help_heading = "Images")]
+    pub label: Option<LabelRule>,
+    /// Orientation noted by the camera [default: apply]
+    #[arg(long, value_enum, help_heading = "Images")]
+    pub exif: Option<Exif>,
+    /// End with exit code 3 when more than this fraction of the images is bad [default: 0.5]
+    #[arg(long, value_name = "F", value_parser = fraction, help_heading = "Images")]
+    pub max_bad_fraction: Option<f64>,
+
+    /// Folder for the results [default: p8-out]
+    #[arg(long, value_name = "PATH", help_heading = "Results")]
+    pub output: Option<PathBuf>,
+    /// Replace a result that was made with other settings
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "Results")]
+    pub overwrite: bool,
+    /// Take finished blocks of an earlier run with the same settings [default: true]
+    #[arg(long, value_name = "BOOL", value_parser = truth(), help_heading = "Results")]
+    pub resume: Option<bool>,
+
+    /// keras, torchvision-v1, torchvision-v2, seeded:N, or a .safetensors, .pth or .h5 file [default: keras]
+    #[arg(long, value_name = "WEIGHTS", help_heading = "Network")]
+    pub weights: Option<WeightsChoice>,
+    /// Where ResNet-50 strides [default: as the weights were trained]
+    #[arg(long, value_enum, help_heading = "Network")]
+    pub topology: Option<Topology>,
+    /// Resizing and normalisation [default: as the weights were trained]
+    #[arg(long, value_enum, help_heading = "Network")]
+    pub preprocess: Option<Preprocess>,
+    /// Stage whose output becomes the features [default: layer4]
+    #[arg(long, value_enum, help_heading = "Network")]
+    pub layer: Option<Layer>,
+    /// Pooling of that output; none flattens it in H,W,C order [default: avg]
+    #[arg(long, value_enum, help_heading = "Network")]
+    pub pool: Option<Pool>,
+    /// Arithmetic of the network [default: f32]
+    #[arg(long, value_enum, help_heading = "Network")]
+    pub precision: Option<Precision>,
+    /// Where the network runs [default: cpu]
+    #[arg(long, value_enum, help_heading = "Network")]
+    pub device: Option<Device>,
+
+    /// Number of principal components
+    #[arg(short = 'k', long, value_name = "N", value_parser = at_least_one, conflicts_with = "variance", help_heading = "PCA")]
+    pub components: Option<usize>,
+    /// As many components as explain this fraction of the whole variance [default: 0.95]
+    #[arg(long, value_name = "F", value_parser = positive_fraction, help_heading = "PCA")]
+    pub variance: Option<f64>,
+    /// Divide every feature by its standard deviation [default: true]
+    #[arg(long, value_name = "BOOL", value_parser = truth(), help_heading = "PCA")]
+    pub standardize: Option<bool>,
+    /// Give every score unit variance
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "PCA")]
+    pub whiten: bool,
+    /// Factorisation [default: auto]
+    #[arg(long, value_enum, help_heading = "PCA")]
+    pub solver: Option<Solver>,
+    /// Arithmetic of the factorisation [default: f64]
+    #[arg(long, value_enum, help_heading = "PCA")]
+    pub pca_precision: Option<PcaPrecision>,
+
+    /// Threads of each rank [default: the host's cores divided among its ranks]
+    #[arg(long, value_name = "N", value_parser = at_least_one, help_heading = "Running")]
+    pub threads: Option<usize>,
+    /// Show the plan, its memory and time; compute nothing
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "Running")]
+    pub dry_run: bool,
+    /// TOML file with options by their long names
+    #[arg(long, value_name = "FILE", help_heading = "Running")]
+    pub config: Option<PathBuf>,
+    /// Form of the messages [default: human]
+    #[arg(long, value_enum, help_heading = "Running")]
+    pub log: Option<LogFormat>,
+    /// Print errors only
+    #[arg(short, long, action = ArgAction::SetTrue, conflicts_with = "verbose", help_heading = "Running")]
+    pub quiet: bool,
+    /// Print details
+    #[arg(short, long, action = ArgAction::SetTrue, help_heading = "Running")]
+    pub verbose: bool,
+}
+
+/// The options of `p8 doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Threads of each rank [default: the host's cores divided among its ranks]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub threads: Option<usize>,
+    /// TOML file with options by their long names
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Arithmetic of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// 32-bit floating point
+    F32,
+}
+
+/// Where the network runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// The processor
+    Cpu,
+}
+
+/// Arithmetic of the factorisation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PcaPrecision {
+    /// 64-bit floating point
+    F64,
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("expected a number from 0 to 1".into()),
+    }
+}
+
+fn positive_fraction(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
+        _ => Err("expected a number above 0 and up to 1".into()),
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(value) if value > 0 => Ok(value),
+        _ => Err("expected a whole number from 1 on".into()),
+    }
+}
+
+fn truth() -> impl TypedValueParser<Value = bool> {
+    PossibleValuesParser::new(["true", "false"]).map(|text| text == "true")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_has_help_and_says_its_default() {
+        let command = Cli::command();
+        for option in command
+            .get_arguments()
+            .filter(|a| !["help", "version"].contains(&a.get_id().as_str()))
+        {
+            let help = option
+                .get_help()
+                .unwrap_or_else(|| panic!("{option} has no help"))
+                .to_string();
+            let takes_value = option.get_action().takes_values();
+            // A choice between two options states its default once.
+            let states_default = help.contains("[default: ")
+                || ["components", "config"].contains(&option.get_id().as_str());
+            assert!(
+                !takes_value || states_default,
+                "{option} does not say its default"
+            );
+        }
+    }
+
+    #[test]
+    fn run_is_the_default_and_has_the_same_options() {
+        let typed = Cli::try_parse_from(["p8", "-k", "7"]).unwrap();
+        assert!(typed.command.is_none());
+        assert_eq!(typed.run.components, Some(7));
+        match Cli::try_parse_from(["p8", "run", "-k", "7"])
+            .unwrap()
+            .command
+        {
+            Some(Command::Run(run)) => assert_eq!(run.components, Some(7)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for arguments in [
+            ["p8", "--variance", "1.5"],
+            ["p8", "--variance", "0"],
+            ["p8", "-k", "0"],
+            ["p8", "--max-bad-fraction", "-1"],
+            ["p8", "--threads", "none"],
+            ["p8", "--precision", "f16"],
+            ["p8", "--no-such-option", "1"],
+        ] {
+            assert!(Cli::try_parse_from(arguments).is_err(), "{arguments:?}");
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! Where the value of an option comes from: flag, environment, file, default; in this order.
+//!
+//! Values from the environment and from the file are turned into arguments and parsed by the same
+//! rules as typed ones, so that there is one set of rules and an error can name its source.
+
+use super::args::Cli;
+use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Where a value was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// On the command line.
+    Flag,
+    /// In a `P8_` variable.
+    Environment,
+    /// In the file given with `--config`.
+    File,
+    /// Nowhere: the built-in default.
+    Default,
+}
+
+/// Why the arguments cannot be used.
+#[derive(Debug)]
+pub enum ArgumentError {
+    /// What clap says: also the texts of `--help` and `--version`.
+    Clap(clap::Error),
+    /// Everything else, as text.
+    Text(String),
+}
+
+/// The arguments after all sources were looked at.
+#[derive(Debug)]
+pub struct Merged {
+    /// What was typed, with the gaps filled from the environment and the file.
+    pub cli: Cli,
+    /// Source of each option, by long name.
+    pub sources: BTreeMap<String, Source>,
+}
+
+/// Merges flags, environment and file.
+///
+/// `environment` looks up a variable; it is a parameter so that tests need not change the process.
+pub fn merge(
+    arguments: &[OsString],
+    environment: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Merged, ArgumentError> {
+    let typed = Cli::command()
+        .try_get_matches_from(arguments)
+        .map_err(ArgumentError::Clap)?;
+    let (name, matches) = match typed.subcommand() {
+        Some((name, matches)) => (Some(name.to_string()), matches),
+        None => (None, &typed),
+    };
+    let mut command = Cli::command();
+    command.build();
+    let command = match &name {
+        Some(name) => command
+            .find_subcommand(name)
+            .cloned()
+            .ok_or_else(|| ArgumentError::Text(format!("unknown subcommand {name}")))?,
+        None => command,
+    };
+
+    let file = config_file(matches, environment)?;
+    let mut extra: Vec<OsString> = Vec::new();
+    let mut sources = BTreeMap::new();
+    for option in options(&command) {
+        let source = if is_typed(matches, &option) {
+            Source::Flag
+        } else if option.conflicts.iter().any(|other| {
+            matches.value_source(other) == Some(clap::parser::ValueSource::CommandLine)
+        }) {
+            // `-k 7` on the command line beats P8_VARIANCE as well.
+            Source::Default
+        } else if let Some(value) = environment(&variable(&option.long)) {
+            let origin = format!("environment variable {}", variable(&option.long));
+            let values = vec![value];
+            extra.extend(tokens(&option, values, &origin, name.as_deref())?);
+            Source::Environment
+        } else if let Some((path, values)) = file.as_ref().and_then(|f| f.get(&option.long)) {
+            let origin = format!("\"{}\" in the file {}", option.long, path.display());
+            extra.extend(tokens(&option, values, &origin, name.as_deref())?);
+            Source::File
+        } else {
+            Source::Default
+        };
+        sources.insert(option.long.clone(), source);
+    }
+    if let Some(file) = &file {
+        file.refuse_unknown(&command)?;
+    }
+
+    let all: Vec<OsString> = arguments.iter().cloned().chain(extra).collect();
+    let matches = Cli::command()
+        .try_get_matches_from(all)
+        .map_err(ArgumentError::Clap)?;
+    let cli = Cli::from_arg_matches(&matches).map_err(ArgumentError::Clap)?;
+    Ok(Merged { cli, sources })
+}
+
+/// One option as this module needs it.
+struct OptionForm {
+    id: String,
+    long: String,
+    takes_value: bool,
+    conflicts: Vec<String>,
+}
+
+fn options(command: &Command) -> Vec<OptionForm> {
+    command
+        .get_arguments()
+        .filter_map(|argument| {
+            let long = argument.get_long()?;
+            let of_clap = ["help", "version", "config"].contains(&long);
+            (!of_clap).then(|| OptionForm {
+                id: argument.get_id().to_string(),
+                long: long.to_string(),
+                takes_value: argument.get_action().takes_values(),
+                conflicts: command
+                    .get_arg_conflicts_with(argument)
+                    .iter()
+                    .map(|other| other.get_id().to_string())
+                    .collect(),
+            })
+        })
+        .collect()
+}
+
+fn is_typed(matches: &ArgMatches, option: &OptionForm) -> bool {
+    matches.value_source(&option.id) == Some(clap::parser::ValueSource::CommandLine)
+}
+
+/// The name of an option in the environment.
+fn variable(long: &str) -> String {
+    format!("P8_{}", long.replace('-', "_").to_uppercase())
+}
+
+/// Arguments that give the option these values, checked by parsing them alone.
+fn tokens(
+    option: &OptionForm,
+    values: Vec<OsString>,
+    origin: &str,
+    subcommand: Option<&str>,
+) -> Result<Vec<OsString>, ArgumentError> {
+    let mut made = Vec::new();
+    for value in values {
+        if option.takes_value {
+            let mut token = OsString::from(format!("--{}=", option.long));
+            token.push(value);
+            made.push(token);
+        } else {
+            match value.to_str() {
+                Some("true" | "1") => made.push(OsString::from(format!("--{}", option.long))),
+                Some("false" | "0" | "") => {}
+                _ => {
+                    return Err(ArgumentError::Text(format!(
+                        "{origin}: expected true or false, not {value:?}"
+                    )));
+                }
+            }
+        }
+    }
+    let alone = [Some("p8"), subcommand]
+        .into_iter()
+        .flatten()
+        .map(OsString::from)
+        .chain(made.iter().cloned());
+    match Cli::command().try_get_matches_from(alone) {
+        Ok(_) => Ok(made),
+        Err(error) => Err(ArgumentError::Text(format!(
+            "{origin}: {}",
+            first_line(&error)
+        ))),
+    }
+}
+
+/// The message of clap without usage and hints.
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_string()
+}
+
+/// Options from a TOML file.
+struct ConfigFile {
+    path: PathBuf,
+    values: BTreeMap<String, Vec<OsString>>,
+}
+
+impl ConfigFile {
+    fn get(&self, long: &str) -> Option<(&Path, Vec<OsString>)> {
+        self.values
+            .get(long)
+            .map(|values| (self.path.as_path(), values.clone()))
+    }
+
+    /// An unknown key is a typing error that must not pass in silence.
+    fn refuse_unknown(&self, command: &Command) -> Result<(), ArgumentError> {
+        let known: Vec<String> = options(command).into_iter().map(|o| o.long).collect();
+        match self.values.keys().find(|key| !known.contains(key)) {
+            None => Ok(()),
+            Some(key) => Err(ArgumentError::Text(format!(
+                "the file {} sets \"{key}\", which is no option; the options are {}",
+                self.path.display(),
+                known.join(", ")
+            ))),
+        }
+    }
+}
+
+fn config_file(
+    matches: &ArgMatches,
+    environment: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Option<ConfigFile>, ArgumentError> {
+    let typed = matches.get_one::<PathBuf>("config").cloned();
+    let Some(path) = typed.or_else(|| environment("P8_CONFIG").map(PathBuf::from)) else {
+        return Ok(None);
+    };
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        ArgumentError::Text(format!(
+            "cannot read the file {} of --config: {error}",
+            path.display()
+        ))
+    })?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        ArgumentError::Text(format!(
+            "cannot use the file {}: {}",
+            path.display(),
+            error.to_string().trim_end()
+        ))
+    })?;
+    let mut values = BTreeMap::new();
+    for (key, value) in table {
+        let texts = match &value {
+            toml::Value::Array(items) => items.iter().map(scalar).collect::<Option<Vec<_>>>(),
+            other => scalar(other).map(|text| vec![text]),
+        };
+        let texts = texts.ok_or_else(|| {
+            ArgumentError::Text(format!(
+                "\"{key}\" in the file {}: expected a text, a number, true, false or a list of these",
+                path.display()
+            ))
+        })?;
+        values.insert(key.replace('_', "-"), texts);
+    }
+    Ok(Some(ConfigFile { path, values }))
+}
+
+fn scalar(value: &toml::Value) -> Option<OsString> {
+    match value {
+        toml::Value::String(text) => Some(text.into()),
+        toml::Value::Integer(number) => Some(number.to_string().into()),
+        toml::Value::Float(number) => Some(number.to_string().into()),
+        toml::Value::Boolean(truth) => Some(truth.to_string().into()),
+        toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Merged, String> {
+        let arguments: Vec<OsString> = std::iter::once("p8")
+            .chain(arguments.iter().copied())
+            .map(OsString::from)
+            .collect();
+        let lookup = |name: &str| {
+            environment
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| OsString::from(value))
+        };
+        merge(&arguments, &lookup).map_err(|error| match error {
+            ArgumentError::Clap(error) => error.to_string(),
+            ArgumentError::Text(text) => text,
+        })
+    }
+
+    fn config(text: &str) -> (tempfile::TempDir, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p8.toml");
+        std::fs::write(&path, text).unwrap();
+        let flag = format!("--config={}", path.display());
+        (folder, flag)
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_which_beats_the_file() {
+        let (_folder, flag) = config("components = 3\nthreads = 5\nlabel = \"none\"\n");
+        let environment = [("P8_COMPONENTS", "4"), ("P8_THREADS", "6")];
+        let all = merged(&[&flag, "-k", "2"], &environment).unwrap();
+        assert_eq!(all.cli.run.components, Some(2));
+        assert_eq!(all.cli.run.threads, Some(6));
+        assert_eq!(all.cli.run.label.as_ref().unwrap().to_string(), "none");
+        assert_eq!(all.sources["components"], Source::Flag);
+        assert_eq!(all.sources["threads"], Source::Environment);
+        assert_eq!(all.sources["label"], Source::File);
+        assert_eq!(all.sources["output"], Source::Default);
+    }
+
+    #[test]
+    fn every_option_can_be_set_from_environment_and_file() {
+        let samples = [
+            ("input", "a"),
+            ("glob", "*.jpg"),
+            ("label", "none"),
+            ("exif", "ignore"),
+            ("max-bad-fraction", "0.25"),
+            ("output", "o"),
+            ("overwrite", "true"),
+            ("resume", "false"),
+            ("weights", "seeded:3"),
+            ("topology", "v1.5"),
+            ("preprocess", "caffe"),
+            ("layer", "layer2"),
+            ("pool", "max"),
+            ("precision", "f32"),
+            ("device", "cpu"),
+            ("components", "2"),
+            ("variance", "0.5"),
+            ("standardize", "false"),
+            ("whiten", "true"),
+            ("solver", "wide"),
+            ("pca-precision", "f64"),
+            ("threads", "2"),
+            ("dry-run", "true"),
+            ("log", "json"),
+            ("quiet", "true"),
+            ("verbose", "true"),
+        ];
+        let mut command = Cli::command();
+        command.build();
+        for option in options(&command) {
+            let (_, value) = samples
+                .iter()
+                .find(|(name, _)| *name == option.long)
+                .unwrap_or_else(|| panic!("add a sample value for --{}", option.long));
+            let all = merged(&[], &[(&variable(&option.long), value)]).unwrap();
+            assert_eq!(all.sources[&option.long], Source::Environment);
+            let (_folder, flag) = config(&format!("{} = \"{value}\"\n", option.long));
+            let all = merged(&[&flag], &[]).unwrap();
+            assert_eq!(all.sources[&option.long], Source::File);
+        }
+        let all = merged(&[], &[("P8_OVERWRITE", "1"), ("P8_RESUME", "false")]).unwrap();
+        assert!(all.cli.run.overwrite);
+        assert_eq!(all.cli.run.resume, Some(false));
+    }
+
+    #[test]
+    fn an_error_names_the_source() {
+        let error = merged(&[], &[("P8_COMPONENTS", "many")]).unwrap_err();
+        assert!(
+            error.contains("P8_COMPONENTS") && error.contains("many"),
+            "{error}"
+        );
+        let (_folder, flag) = config("components = -1\n");
+        let error = merged(&[&flag], &[]).unwrap_err();
+        assert!(
+            error.contains("p8.toml") && error.contains("components"),
+            "{error}"
+        );
+        let (_folder, flag) = config("component = 1\n");
+        let error = merged(&[&flag], &[]).unwrap_err();
+        assert!(
+            error.contains("\"component\", which is no option"),
+            "{error}"
+        );
+        let error = merged(&["--config=/no/such/file"], &[]).unwrap_err();
+        assert!(error.contains("/no/such/file"), "{error}");
+    }
+
+    #[test]
+    fn a_typed_count_of_components_beats_a_variance_from_the_environment() {
+        let all = merged(&["-k", "2"], &[("P8_VARIANCE", "0.5")]).unwrap();
+        assert_eq!(
+            (all.cli.run.components, all.cli.run.variance),
+            (Some(2), None)
+        );
+    }
+
+    #[test]
+    fn lists_come_from_the_file_as_arrays() {
+        let (_folder, flag) = config("input = [\"a\", \"b\"]\noverwrite = true\n");
+        let all = merged(&["run", &flag], &[]).unwrap();
+        match all.cli.command {
+            Some(super::super::args::Command::Run(run)) => {
+                assert_eq!(run.input, [PathBuf::from("a"), PathBuf::from("b")]);
+                assert!(run.overwrite);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! `p8 doctor`: what each rank sees of its machine.
+
+use crate::comm::Comm;
+use crate::comm::hosts::Place;
+use crate::error::{Failure, Kind};
+use crate::linalg;
+use crate::model::weights::{Cache, Named};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The settings of `p8 doctor`.
+#[derive(Debug, Clone)]
+pub struct DoctorSettings {
+    /// Threads a rank; `None`: the host's cores divided among its ranks.
+    pub threads: Option<usize>,
+    /// Where named weights are kept.
+    pub cache_folder: Option<PathBuf>,
+}
+
+/// One rank's answers.
+#[derive(Debug, Serialize, Deserialize)]
+struct Findings {
+    host: String,
+    host_cores: usize,
+    bound_cores: usize,
+    threads: usize,
+    instruction_set: String,
+    cpu: String,
+    mpi: String,
+    blas: String,
+    cache: String,
+    weights: Vec<(String, bool)>,
+    warning: Option<String>,
+}
+
+/// Prints what every rank sees, rank by rank, on rank 0.
+///
+/// # Errors
+/// When the ranks cannot be asked.
+pub fn doctor(settings: &DoctorSettings, comm: &Comm) -> Result<(), Failure> {
+    linalg::init();
+    let place = Place::find(comm);
+    let mine = serde_json::to_vec(&findings(settings, comm, place)).map_err(broken)?;
+    let Some(all) = comm.gather_bytes(&mine) else {
+        return Ok(());
+    };
+    println!(
+        "p8 {}, {}",
+        env!("CARGO_PKG_VERSION"),
+        super::announce::count(all.len(), "rank")
+    );
+    for (rank, bytes) in all.iter().enumerate() {
+        let found: Findings = comm.or_end(serde_json::from_slice(bytes).map_err(broken));
+        print!("{}", page(rank, &found));
+    }
+    Ok(())
+}
+
+fn findings(settings: &DoctorSettings, comm: &Comm, place: Place) -> Findings {
+    let cache = Cache::new(settings.cache_folder.clone().unwrap_or_default());
+    Findings {
+        host_cores: place.host_cores,
+        bound_cores: place.bound_cores,
+        threads: settings.threads.unwrap_or(place.default_threads()),
+        instruction_set: crate::model::executor::instruction_set().to_string(),
+        cpu: super::publish::cpu_name(),
+        mpi: comm.library(),
+        blas: linalg::blas_description(),
+        cache: settings.cache_folder.as_ref().map_or(
+            "none: neither XDG_CACHE_HOME nor HOME is set".into(),
+            |folder| folder.display().to_string(),
+        ),
+        weights: Named::ALL
+            .into_iter()
+            .map(|named| {
+                (
+                    named.name().to_string(),
+                    matches!(cache.find(named), Ok(Some(_))),
+                )
+            })
+            .collect(),
+        warning: place.binding_warning(),
+        host: place.host,
+    }
+}
+
+fn page(rank: usize, found: &Findings) -> String {
+    let weights: Vec<String> = found
+        .weights
+        .iter()
+        .map(|(name, cached)| format!("{name} {}", if *cached { "cached" } else { "not cached" }))
+        .collect();
+    let mut page = format!("\nrank {rank} on {}\n", found.host);
+    for (what, value) in [
+        (
+            "processor",
+            format!("{} ({})", found.cpu, found.instruction_set),
+        ),
+        (
+            "cores",
+            format!(
+                "{} on the host, {} for this rank, {} used",
+                found.host_cores,
+                found.bound_cores,
+                super::announce::count(found.threads, "thread")
+            ),
+        ),
+        ("MPI", found.mpi.clone()),
+        ("BLAS", found.blas.clone()),
+        (
+            "weights",
+            format!("{} in {}", weights.join(", "), found.cache),
+        ),
+    ] {
+        page.push_str(&format!("  {what:<10}{value}\n"));
+    }
+    if let Some(warning) = &found.warning {
+        page.push_str(&format!("  warning   {warning}\n"));
+    }
+    page
+}
+
+fn broken(error: serde_json::Error) -> Failure {
+    Failure::new(
+        Kind::Internal,
+        format!("cannot pass on what a rank found: {error}"),
+    )
+}

@@ -1,0 +1,92 @@
+//! One image from its file to the pixels that the network sees.
+
+use crate::dataset::list::Entry;
+use crate::dataset::outcome::{Outcome, Status};
+use crate::image::{self, Exif, Limits, Preprocess, Rgb8};
+use crate::store::local;
+use crate::timing::{Phase, Phases};
+use sha2::{Digest, Sha256};
+use std::fmt::Write;
+
+/// What became of one image on the way to the network.
+pub struct Loaded {
+    /// Its row in `outcomes.parquet`.
+    pub outcome: Outcome,
+    /// The prepared pixels, where it is ok.
+    pub pixels: Option<Rgb8>,
+}
+
+/// Reads, decodes and resizes one image. A bad one is a value, not an error.
+pub fn load(entry: &Entry, exif: Exif, preprocess: Preprocess, phases: &Phases) -> Loaded {
+    let mut outcome = Outcome {
+        path: entry.key.clone(),
+        status: Status::Failed,
+        reason: None,
+        bytes: entry.bytes,
+        width: 0,
+        height: 0,
+        sha256: String::new(),
+    };
+    let bytes = match phases.time(Phase::Read, || local::read(entry.path())) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            outcome.reason = Some(unreadable(&error));
+            return Loaded {
+                outcome,
+                pixels: None,
+            };
+        }
+    };
+    let _decoding = phases.start(Phase::Decode);
+    outcome.bytes = bytes.len() as u64;
+    outcome.sha256 = hex(&Sha256::digest(&bytes));
+    let pixels = match image::decode(&bytes, exif, &Limits::default()) {
+        Ok(decoded) => {
+            (outcome.width, outcome.height) = (decoded.stored_width, decoded.stored_height);
+            outcome.status = Status::Ok;
+            Some(image::prepare(&decoded.image, preprocess))
+        }
+        Err(error) => {
+            (outcome.width, outcome.height) = image::dimensions(&bytes).unwrap_or_default();
+            if !image::looks_like_image(&bytes) && !claims_to_be_an_image(entry) {
+                outcome.status = Status::Skipped;
+            }
+            outcome.reason = Some(crate::error::chain(&error));
+            None
+        }
+    };
+    Loaded { outcome, pixels }
+}
+
+/// The cause alone: the row of the table names the file already.
+fn unreadable(error: &crate::store::StoreError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("cannot be read: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// A file that a pattern of `--glob` brought in may be no image at all and then is skipped; one
+/// whose extension says that it is an image has failed.
+fn claims_to_be_an_image(entry: &Entry) -> bool {
+    entry
+        .path()
+        .extension()
+        .and_then(|extension| extension.to_str())
+        .is_some_and(|e| {
+            image::EXTENSIONS
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(e))
+        })
+}
+
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}

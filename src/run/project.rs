@@ -1,0 +1,177 @@
+//! Scores of every image, block by block to rank 0.
+
+use super::featurize::{Job, rows_of};
+use crate::dataset::outcome::Outcome;
+use crate::error::{Failure, Kind};
+use crate::output::shard::ShardRow;
+use crate::pca::{self, CertificatePart, Model};
+use crate::timing::Phase;
+use serde::{Deserialize, Serialize};
+
+/// What rank 0 writes for one block.
+pub struct ScoredBlock {
+    /// The images that have scores.
+    pub rows: Vec<ShardRow>,
+    /// What became of every image of the block.
+    pub outcomes: Vec<Outcome>,
+    /// `[rows, k]`.
+    pub scores: Vec<f32>,
+    /// One value a row.
+    pub reconstruction_error: Vec<f32>,
+}
+
+/// Projects the blocks of this rank; also returns what the certificate needs of each.
+///
+/// # Errors
+/// Local to this rank: the caller has to end the job.
+pub fn project(
+    job: &Job,
+    model: &Model,
+) -> Result<(Vec<ScoredBlock>, Vec<CertificatePart>), Failure> {
+    let mut blocks = Vec::new();
+    let mut parts = Vec::new();
+    for block in job.listing.blocks.clone() {
+        let shard = job.shard_of(block)?;
+        let _projecting = job.phases.start(Phase::Project);
+        let projected = pca::project_block(model, &rows_of(&shard)?);
+        // The label rule may have changed since the shard was written; features do not depend on it.
+        let rows = shard
+            .rows
+            .into_iter()
+            .map(|row| ShardRow {
+                label: job.settings.label.label(&row.path),
+                ..row
+            })
+            .collect();
+        blocks.push(ScoredBlock {
+            rows,
+            outcomes: shard.outcomes,
+            scores: projected.scores.iter().copied().collect(),
+            reconstruction_error: projected.reconstruction_error,
+        });
+        parts.push(projected.part);
+    }
+    Ok((blocks, parts))
+}
+
+/// Hands the blocks of all ranks to rank 0 in their order, one at a time.
+///
+/// # Errors
+/// Local to this rank: the caller has to end the job.
+pub fn collect(
+    job: &Job,
+    mine: Vec<ScoredBlock>,
+    mut write: impl FnMut(ScoredBlock) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    if job.comm.rank() > 0 {
+        for block in mine {
+            job.comm.send_bytes(&to_bytes(&block)?, 0);
+        }
+        return Ok(());
+    }
+    for block in mine {
+        write(block)?;
+    }
+    for rank in 1..job.comm.size() {
+        for _ in job.listing.slices.blocks_of(rank) {
+            write(from_bytes(&job.comm.receive_bytes(rank))?)?;
+        }
+    }
+    Ok(())
+}
+
+/// The texts of a block; its numbers follow as bytes.
+#[derive(Serialize, Deserialize)]
+struct Texts {
+    rows: Vec<(u64, String, Option<String>)>,
+    outcomes: Vec<Outcome>,
+    scores: usize,
+}
+
+fn to_bytes(block: &ScoredBlock) -> Result<Vec<u8>, Failure> {
+    let texts = Texts {
+        rows: block
+            .rows
+            .iter()
+            .map(|row| (row.index, row.path.clone(), row.label.clone()))
+            .collect(),
+        outcomes: block.outcomes.clone(),
+        scores: block.scores.len(),
+    };
+    let texts = serde_json::to_vec(&texts).map_err(broken)?;
+    let mut bytes = (texts.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(&texts);
+    for value in block.scores.iter().chain(&block.reconstruction_error) {
+        bytes.extend_from_slice(&value.to_le_bytes());
+    }
+    Ok(bytes)
+}
+
+fn from_bytes(bytes: &[u8]) -> Result<ScoredBlock, Failure> {
+    let cut = || broken("the message is cut");
+    let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(cut)?;
+    let (texts, numbers) = rest
+        .split_at_checked(u64::from_le_bytes(*length) as usize)
+        .ok_or_else(cut)?;
+    let texts: Texts = serde_json::from_slice(texts).map_err(broken)?;
+    let mut scores: Vec<f32> = numbers
+        .chunks_exact(4)
+        .map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+        .collect();
+    if scores.len() != texts.scores + texts.rows.len() {
+        return Err(cut());
+    }
+    let reconstruction_error = scores.split_off(texts.scores);
+    Ok(ScoredBlock {
+        rows: texts
+            .rows
+            .into_iter()
+            .map(|(index, path, label)| ShardRow { index, path, label })
+            .collect(),
+        outcomes: texts.outcomes,
+        scores,
+        reconstruction_error,
+    })
+}
+
+fn broken(cause: impl std::fmt::Display) -> Failure {
+    Failure::new(
+        Kind::Internal,
+        format!("cannot pass on the scores: {cause}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::outcome::Status;
+
+    #[test]
+    fn a_block_comes_back_as_it_was() {
+        let block = ScoredBlock {
+            rows: vec![ShardRow {
+                index: 7,
+                path: "größe/\u{fffd}\n.jpg".into(),
+                label: Some("größe".into()),
+            }],
+            outcomes: vec![Outcome {
+                path: "x".into(),
+                status: Status::Failed,
+                reason: Some("truncated".into()),
+                bytes: 3,
+                width: 1,
+                height: 2,
+                sha256: "ab".into(),
+            }],
+            scores: vec![1.5, f32::MIN_POSITIVE],
+            reconstruction_error: vec![0.25],
+        };
+        let bytes = to_bytes(&block).unwrap();
+        let back = from_bytes(&bytes).unwrap();
+        assert_eq!(back.rows, block.rows);
+        assert_eq!(back.outcomes, block.outcomes);
+        assert_eq!(back.scores, block.scores);
+        assert_eq!(back.reconstruction_error, block.reconstruction_error);
+        assert!(from_bytes(&bytes[..bytes.len() - 4]).is_err());
+    }
+}

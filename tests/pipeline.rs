@@ -1,0 +1,315 @@
+//! The whole program on whole folders: what it writes, and the same bytes at every rank count.
+
+use crate::support::{
+    Images, P8, RANKS, assert_same_bytes, metrics, names, reference, scores, small_weights,
+    stable_files,
+};
+
+/// Runs at every rank count and at two thread counts and compares everything with one rank.
+fn same_bytes_everywhere(command: impl Fn(usize, &std::path::Path) -> P8) {
+    let folder = tempfile::tempdir().unwrap();
+    let first = folder.path().join("first");
+    command(1, &first).args(["--threads", "1"]).succeed();
+    let expected = stable_files(&first);
+    for ranks in RANKS {
+        for threads in ["1", "3"] {
+            let output = folder.path().join(format!("{ranks}-{threads}"));
+            command(ranks, &output)
+                .args(["--threads", threads])
+                .succeed();
+            let which = format!("{ranks} ranks of {threads} threads against one");
+            assert_same_bytes(&expected, &stable_files(&output), &which);
+        }
+    }
+}
+
+#[test]
+fn few_images_give_the_same_bytes_at_every_rank_and_thread_count() {
+    let images = Images::new(9);
+    images.file("circle/broken.jpg", b"not an image");
+    same_bytes_everywhere(|ranks, output| P8::small(ranks, images.path(), output));
+}
+
+#[test]
+fn more_images_than_features_give_the_same_bytes_at_every_rank_count() {
+    // 140 rows, 16 features: leaves of at least 32 rows, blocks of 2, so leaves cross rank borders.
+    let images = Images::new(140);
+    same_bytes_everywhere(|ranks, output| {
+        P8::small(ranks, images.path(), output).args(["-k", "5"])
+    });
+}
+
+#[test]
+fn flattened_features_give_the_same_bytes_at_every_rank_count() {
+    let images = Images::new(5);
+    same_bytes_everywhere(|ranks, output| {
+        P8::small(ranks, images.path(), output).args([
+            "--pool",
+            "none",
+            "-k",
+            "3",
+            "--preprocess",
+            "torchvision",
+            "--topology",
+            "v1.5",
+        ])
+    });
+}
+
+#[test]
+fn real_photographs_through_the_real_network_give_the_same_bytes_at_every_rank_count() {
+    let (Some(photos), Some(weights)) = (
+        reference("images/photos"),
+        reference("weights/resnet50-msra-stage4.safetensors"),
+    ) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let run = |ranks: usize| {
+        let output = folder.path().join(ranks.to_string());
+        P8::on(ranks)
+            .args(["--input".as_ref(), photos.as_os_str()])
+            .args(["--weights".as_ref(), weights.as_os_str()])
+            .args(["--output".as_ref(), output.as_os_str()])
+            .args(["--topology", "v1", "--preprocess", "caffe", "-k", "7"])
+            .succeed();
+        stable_files(&output)
+    };
+    let expected = run(1);
+    for ranks in &RANKS[1..] {
+        assert_same_bytes(
+            &expected,
+            &run(*ranks),
+            &format!("{ranks} ranks against one"),
+        );
+    }
+    // Three carrots, three pears, three apples: the first component alone must not mix them all up.
+    let (_, rows) = scores(&folder.path().join("3"));
+    assert_eq!(rows.len(), 9);
+}
+
+#[test]
+fn a_run_writes_every_file_of_the_contract_and_nothing_else() {
+    let images = Images::new(7);
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    P8::small(3, images.path(), &output)
+        .args(["-k", "4"])
+        .succeed();
+    let mut expected: Vec<String> = (0..7)
+        .map(|block| format!("features/block-{block:06}.parquet"))
+        .collect();
+    expected.extend(
+        [
+            "metrics.json",
+            "model.safetensors",
+            "outcomes.parquet",
+            "report.html",
+            "scores.csv",
+            "scores.parquet",
+        ]
+        .map(String::from),
+    );
+    assert_eq!(names(&output), expected);
+
+    let (header, rows) = scores(&output);
+    assert_eq!(
+        header,
+        [
+            "path",
+            "label",
+            "pc1",
+            "pc2",
+            "pc3",
+            "pc4",
+            "reconstruction_error"
+        ]
+    );
+    let paths: Vec<&String> = rows.iter().map(|row| &row[0]).collect();
+    assert!(paths.is_sorted() && paths.len() == 7);
+    assert!(
+        rows.iter()
+            .all(|row| row[0].contains(&format!("/{}/", row[1]))),
+        "the label is the folder"
+    );
+
+    let metrics = metrics(&output);
+    assert_eq!(metrics["images"]["listed"], 7);
+    assert_eq!(metrics["images"]["ok"], 7);
+    assert_eq!(metrics["model"]["k"], 4);
+    assert_eq!(metrics["model"]["d"], 16);
+    assert_eq!(metrics["model"]["solver"], "wide");
+    assert_eq!(metrics["environment"]["ranks"], 3);
+    assert_eq!(metrics["settings"]["components"]["source"], "flag");
+    assert_eq!(metrics["settings"]["layer"]["source"], "default");
+    assert!(metrics["images_per_second"].as_f64().unwrap() > 0.0);
+    assert!(
+        metrics["certificate"]["orthogonality"]["value"]
+            .as_f64()
+            .unwrap()
+            < 1e-12
+    );
+    let ratios: Vec<f64> =
+        serde_json::from_value(metrics["model"]["explained_variance_ratio"].clone()).unwrap();
+    assert!(ratios.iter().sum::<f64>() <= 1.0 + 1e-12 && ratios.is_sorted_by(|a, b| a >= b));
+}
+
+#[test]
+fn scores_have_the_variance_that_the_model_states() {
+    let images = Images::new(60);
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    P8::small(2, images.path(), &output)
+        .args(["-k", "3"])
+        .succeed();
+    let metrics = metrics(&output);
+    let total = metrics["model"]["total_variance"].as_f64().unwrap();
+    let (_, rows) = scores(&output);
+    for component in 0..3 {
+        let column: Vec<f64> = rows
+            .iter()
+            .map(|row| row[2 + component].parse().unwrap())
+            .collect();
+        let mean = column.iter().sum::<f64>() / 60.0;
+        let variance = column.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 59.0;
+        let stated = metrics["model"]["explained_variance_ratio"][component]
+            .as_f64()
+            .unwrap()
+            * total;
+        assert!(
+            (variance - stated).abs() < 1e-5 * stated,
+            "component {component}: {variance} and {stated}"
+        );
+        assert!(mean.abs() < 1e-5 * stated.sqrt(), "scores are centred");
+    }
+}
+
+#[test]
+fn whitened_scores_have_unit_variance() {
+    let images = Images::new(40);
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    P8::small(2, images.path(), &output)
+        .args(["-k", "2", "--whiten"])
+        .succeed();
+    let (_, rows) = scores(&output);
+    for component in 0..2 {
+        let squares: f64 = rows
+            .iter()
+            .map(|row| row[2 + component].parse::<f64>().unwrap().powi(2))
+            .sum();
+        assert!((squares / 39.0 - 1.0).abs() < 1e-4, "{squares}");
+    }
+}
+
+#[test]
+fn variance_decides_the_number_of_components() {
+    let images = Images::new(30);
+    let folder = tempfile::tempdir().unwrap();
+    let run = |fraction: &str| {
+        let output = folder.path().join(fraction);
+        P8::small(1, images.path(), &output)
+            .args(["--variance", fraction])
+            .succeed();
+        let ratios: Vec<f64> =
+            serde_json::from_value(metrics(&output)["model"]["explained_variance_ratio"].clone())
+                .unwrap();
+        ratios
+    };
+    for fraction in ["0.5", "0.9", "1"] {
+        let ratios = run(fraction);
+        let wanted: f64 = fraction.parse().unwrap();
+        let (sum, before) = (
+            ratios.iter().sum::<f64>(),
+            ratios[..ratios.len() - 1].iter().sum::<f64>(),
+        );
+        assert!(
+            sum >= wanted - 1e-9 && before < wanted,
+            "{fraction}: {ratios:?}"
+        );
+    }
+}
+
+#[test]
+fn one_image_and_more_ranks_than_images_are_fine() {
+    let images = Images::new(1);
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    P8::small(4, images.path(), &output).succeed();
+    let (_, rows) = scores(&output);
+    assert_eq!(rows.len(), 1);
+    assert_eq!(metrics(&output)["model"]["k"], 0);
+}
+
+#[test]
+fn a_program_started_without_mpirun_is_one_rank() {
+    let images = Images::new(3);
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    let finished = P8::small(1, images.path(), &output).start_alone().wait();
+    finished.demand(0, &["1 rank on 1 host"]);
+    assert_eq!(metrics(&output)["environment"]["ranks"], 1);
+}
+
+#[test]
+fn labels_globs_and_odd_names_come_through() {
+    let images = Images::new(0);
+    images.picture("größe façade/果物 1.png", 1);
+    images.picture("a,\"b\"/x y.png", 2);
+    images.picture("a,\"b\"/z.jpg", 3);
+    images.picture("<script>/1.png", 4);
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    P8::small(2, images.path(), &output)
+        .args(["--glob", "*.png", "--label", "regex:([^/]+)/[^/]+$"])
+        .succeed();
+    let (_, rows) = scores(&output);
+    let labels: Vec<&str> = rows.iter().map(|row| row[1].as_str()).collect();
+    assert_eq!(labels, ["<script>", "a,\"b\"", "größe façade"]);
+    let report = std::fs::read_to_string(output.join("report.html")).unwrap();
+    assert!(report.contains("&lt;script&gt;") && !report.contains("<script>"));
+    let none = folder.path().join("none");
+    P8::small(2, images.path(), &none)
+        .args(["--label", "none"])
+        .succeed();
+    assert!(scores(&none).1.iter().all(|row| row[1].is_empty()));
+}
+
+#[test]
+fn every_layer_and_pool_has_its_width() {
+    let images = Images::new(3);
+    let folder = tempfile::tempdir().unwrap();
+    // The small network has 8, 8, 16 and 16 channels on 56, 28, 14 and 7 pixels.
+    for (layer, pool, width) in [
+        ("layer1", "avg", 8),
+        ("layer2", "max", 8),
+        ("layer3", "avg", 16),
+        ("layer4", "max", 16),
+        ("layer4", "none", 7 * 7 * 16),
+    ] {
+        let output = folder.path().join(format!("{layer}-{pool}"));
+        P8::small(1, images.path(), &output)
+            .args(["--layer", layer, "--pool", pool])
+            .succeed();
+        assert_eq!(metrics(&output)["model"]["d"], width, "{layer} {pool}");
+    }
+}
+
+#[test]
+fn the_weights_are_named_in_every_result() {
+    let images = Images::new(3);
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    P8::small(1, images.path(), &output).succeed();
+    let bytes = std::fs::read(output.join("model.safetensors")).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let metadata = header.metadata().as_ref().unwrap();
+    let sha256 = metrics(&output)["weights"]["sha256"]
+        .as_str()
+        .unwrap()
+        .to_string();
+    assert_eq!(metadata["weights_sha256"], sha256);
+    assert_eq!(metadata["layer"], "layer4");
+    assert_eq!(metadata["n"], "3");
+    assert!(small_weights().exists());
+}

@@ -1,0 +1,166 @@
+//! Rules of ARCHITECTURE.md that a program can check.
+
+use crate::support::repository;
+use std::path::{Path, PathBuf};
+
+/// The modules from top to bottom; those in one line do not know each other unless `STAGES` or
+/// `VALUES` say so.
+const LAYERS: [&[&str]; 5] = [
+    &["cli"],
+    &["run"],
+    &["dataset", "image", "model", "pca", "output"],
+    &["comm", "store", "linalg"],
+    &["timing", "error"],
+];
+
+/// Stages in the order of the pipeline: a later one may name the values of an earlier one.
+const STAGES: [&str; 5] = ["dataset", "image", "model", "pca", "output"];
+
+/// Files with `unsafe`: wrappers around foreign functions, and kernels.
+const UNSAFE: [&str; 2] = ["src/linalg/lapack.rs", "src/image/jpeg.rs"];
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Every line of code (comments left out) with its file, relative to the repository.
+fn lines() -> Vec<(String, String)> {
+    let mut lines = Vec::new();
+    for path in sources(&repository().join("src")) {
+        let name = path
+            .strip_prefix(repository())
+            .unwrap()
+            .display()
+            .to_string();
+        for line in std::fs::read_to_string(&path).unwrap().lines() {
+            let code = line.split("//").next().unwrap_or_default();
+            if !code.trim().is_empty() {
+                lines.push((name.clone(), code.to_string()));
+            }
+        }
+    }
+    assert!(lines.len() > 1000, "the sources were found");
+    lines
+}
+
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&module))
+}
+
+#[test]
+fn imports_flow_downward_only() {
+    let mut checked = 0;
+    for (file, code) in lines() {
+        let below = file.strip_prefix("src/").unwrap();
+        let here = below.split('/').next().unwrap().trim_end_matches(".rs");
+        let Some(mine) = layer(here) else {
+            continue;
+        };
+        for path in code.split("crate::").skip(1) {
+            let there: String = path
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect();
+            let Some(theirs) = layer(&there) else {
+                continue;
+            };
+            checked += 1;
+            let stage = |name: &str| STAGES.iter().position(|stage| *stage == name);
+            let allowed = here == there
+                || mine < theirs
+                // The communicator and the store report failures; a stage names an earlier one's values.
+                || (mine == theirs && stage(&there) < stage(here))
+                // The command line names the types of the settings that it fills, and those of what it parses.
+                || (here == "run" && code.contains("clap"));
+            assert!(
+                allowed,
+                "{file} imports {there}, which stands above or beside it: {code}"
+            );
+        }
+    }
+    assert!(checked > 100, "{checked} imports were looked at");
+}
+
+#[test]
+fn only_one_file_names_the_mpi_bindings() {
+    for (file, code) in lines() {
+        let names_mpi =
+            code.contains("use mpi::") || code.contains(" mpi::") && code.contains("::initialize");
+        assert!(!names_mpi || file == "src/comm/mpi.rs", "{file}: {code}");
+    }
+}
+
+#[test]
+fn unsafe_stands_in_wrappers_and_kernels_only_and_says_why() {
+    for (file, code) in lines() {
+        let is_unsafe = code
+            .split(|c: char| !c.is_alphanumeric() && c != '_')
+            .any(|word| word == "unsafe");
+        assert!(
+            !is_unsafe || UNSAFE.contains(&file.as_str()),
+            "{file}: {code}"
+        );
+    }
+    for file in UNSAFE {
+        let text = std::fs::read_to_string(repository().join(file)).unwrap();
+        let blocks = text.matches("unsafe {").count();
+        let reasons = text.matches("SAFETY:").count();
+        assert!(
+            blocks > 0 && reasons * 2 >= blocks,
+            "{file}: {blocks} unsafe blocks, {reasons} reasons"
+        );
+    }
+}
+
+#[test]
+fn nothing_is_left_open() {
+    // Spelled in two parts, or this line would be found.
+    let marks = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("todo", "!("),
+        concat!("unimplemented", "!("),
+        concat!("dbg", "!("),
+    ];
+    for path in sources(&repository().join("src"))
+        .into_iter()
+        .chain(sources(&repository().join("tests")))
+    {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for mark in marks {
+            assert!(!text.contains(mark), "{} has {mark}", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_module_of_the_map_is_there_and_every_module_is_on_the_map() {
+    let map = std::fs::read_to_string(repository().join("ARCHITECTURE.md")).unwrap();
+    for module in LAYERS.concat() {
+        assert!(
+            map.contains(&format!("`{module}`")),
+            "{module} is not on the map"
+        );
+    }
+    for word in map
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|word| word.ends_with(".rs"))
+    {
+        let known = ["src", ""]
+            .iter()
+            .any(|folder| repository().join(folder).join(word).exists());
+        assert!(known, "the map names {word}, which is not there");
+    }
+}
