@@ -1,6 +1,6 @@
 //! Whatever goes wrong ends all ranks within seconds, with one message and the right exit code.
 
-use crate::support::{Images, P8, names, signal, small_weights};
+use crate::support::{Images, P8, RANKS, names, signal, small_weights};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -9,15 +9,12 @@ use std::time::Duration;
 /// "Within seconds", on a machine that runs other tests at the same time.
 const SECONDS: Duration = Duration::from_secs(30);
 
-/// The rank counts of the cases that are the same at all of them.
-const SOME_RANKS: [usize; 3] = [1, 3, 5];
-
 #[test]
 fn inputs_without_images_end_with_3() {
     let empty = tempfile::tempdir().unwrap();
     let output = tempfile::tempdir().unwrap();
     let missing = empty.path().join("missing");
-    for ranks in SOME_RANKS {
+    for ranks in RANKS {
         let finished = P8::small(ranks, empty.path(), output.path())
             .fail(3, &["no image found", empty.path().to_str().unwrap()]);
         assert!(finished.elapsed < SECONDS);
@@ -44,7 +41,7 @@ fn a_folder_that_cannot_be_read_ends_with_3() {
 #[test]
 fn an_output_folder_that_cannot_be_written_ends_with_4() {
     let images = Images::new(3);
-    for ranks in SOME_RANKS {
+    for ranks in RANKS {
         let file = images.path().join("circle/000.png");
         let finished = P8::small(ranks, images.path(), &file.join("out"))
             .fail(4, &["cannot create the folder", "out/features"]);
@@ -179,7 +176,7 @@ fn too_many_bad_images_end_with_3_and_every_one_is_named() {
     for number in 0..6 {
         images.file(&format!("bad/{number}.jpg"), b"no picture");
     }
-    for ranks in SOME_RANKS {
+    for ranks in RANKS {
         let output = tempfile::tempdir().unwrap();
         let words = [
             "6 of 10 images are bad",
@@ -211,7 +208,7 @@ fn weights_that_do_not_fit_end_with_6_and_are_named() {
             .args(["--output".as_ref(), output.path().as_os_str()])
             .args(["--weights".as_ref(), weights.as_os_str()])
     };
-    for ranks in SOME_RANKS {
+    for ranks in RANKS {
         with(Path::new("no/such.pth"), ranks).fail(6, &["no/such.pth"]);
     }
     let text = output.path().join("text.pth");
@@ -236,7 +233,7 @@ fn weights_that_do_not_fit_end_with_6_and_are_named() {
 fn without_network_and_cache_an_own_run_ends_with_6_and_names_the_ways_out() {
     let images = Images::new(2);
     let output = tempfile::tempdir().unwrap();
-    for ranks in SOME_RANKS {
+    for ranks in RANKS {
         let finished = P8::on(ranks)
             .args(["--input".as_ref(), images.path().as_os_str()])
             .args(["--output".as_ref(), output.path().as_os_str()])

@@ -5,6 +5,7 @@ mod support;
 mod cli;
 mod failures;
 mod outcomes;
+mod parity;
 mod pipeline;
 mod resume;
 mod sample;

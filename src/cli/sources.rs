@@ -121,9 +121,13 @@ fn options(command: &Command) -> Vec<OptionForm> {
                 id: argument.get_id().to_string(),
                 long: long.to_string(),
                 takes_value: argument.get_action().takes_values(),
+                // A conflict is declared on one of the two.
                 conflicts: command
-                    .get_arg_conflicts_with(argument)
-                    .iter()
+                    .get_arguments()
+                    .filter(|other| {
+                        command.get_arg_conflicts_with(argument).contains(other)
+                            || command.get_arg_conflicts_with(other).contains(&argument)
+                    })
                     .map(|other| other.get_id().to_string())
                     .collect(),
             })

@@ -144,11 +144,11 @@ pub fn fit(
         choice,
     } = solution;
     if comm.rank() == 0 {
-        tracing::info!("solver {}: {solver_reason}", solver.as_str());
+        tracing::debug!("solver {}: {solver_reason}", solver.as_str());
         if choice.k == 0 {
             tracing::warn!("{}", choice.reason);
         } else {
-            tracing::info!("{}: {}", plural(choice.k), choice.reason);
+            tracing::debug!("{}: {}", plural(choice.k), choice.reason);
         }
     }
     let freedom = (n.max(2) - 1) as f64;

@@ -5,7 +5,8 @@ use crate::comm::Comm;
 use crate::comm::hosts::Place;
 use crate::model::executor::Executor;
 use crate::pca::Model;
-use std::collections::BTreeSet;
+use crate::timing::{Phase, Summary};
+use std::collections::{BTreeMap, BTreeSet};
 use tracing::{info, warn};
 
 /// Ranks, hosts and threads; warns where the launcher keeps cores from a rank.
@@ -52,6 +53,31 @@ pub fn model(model: &Model) {
         100.0 * explained,
         model.k_reason
     );
+}
+
+/// Seconds by phase over the ranks, those that took any.
+pub fn phases(phases: &BTreeMap<Phase, Summary>) {
+    info!(
+        "seconds   {:<8} {:>8} {:>8} {:>8}  slowest",
+        "phase", "min", "mean", "max"
+    );
+    for (phase, summary) in phases {
+        if summary.max >= 0.005 {
+            info!(
+                phase = phase.as_str(),
+                min_seconds = summary.min,
+                mean_seconds = summary.mean,
+                max_seconds = summary.max,
+                slowest_rank = summary.slowest_rank,
+                "          {:<8} {:>8.2} {:>8.2} {:>8.2}  rank {}",
+                phase.as_str(),
+                summary.min,
+                summary.mean,
+                summary.max,
+                summary.slowest_rank
+            );
+        }
+    }
 }
 
 /// `1 rank`, `3 ranks`.

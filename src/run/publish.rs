@@ -1,7 +1,7 @@
 //! The results: scores of every image, the model, the report and the measurements, published last
 //! and whole.
 
-use super::announce::count;
+use super::announce::{self, count};
 use super::featurize::Job;
 use super::network::Network;
 use super::output_folder::RESULTS;
@@ -152,6 +152,7 @@ fn write_results(
     let model = model.finish()?;
 
     let metrics = metrics(run, certificate, ranks);
+    announce::phases(&metrics.phases);
     let mut report = create("report.html")?;
     Report {
         metrics: &metrics,

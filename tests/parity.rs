@@ -1,0 +1,170 @@
+//! The whole program, from JPEG files to scores, against values that other programs computed in
+//! float64 from the same photographs and weights.
+
+use crate::support::{P8, reference};
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::Float32Type;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use std::path::{Path, PathBuf};
+
+struct Reference {
+    photos: PathBuf,
+    weights: PathBuf,
+    golden: PathBuf,
+}
+
+fn all() -> Option<Reference> {
+    Some(Reference {
+        photos: reference("images/photos")?,
+        weights: reference("weights/resnet50-msra-stage4.safetensors")?,
+        golden: reference("golden")?,
+    })
+}
+
+/// A tensor of a golden file as float64.
+fn golden(file: &Path, key: &str) -> Vec<f64> {
+    let bytes = std::fs::read(file).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = tensors.tensor(key).unwrap();
+    match tensor.dtype() {
+        safetensors::Dtype::F32 => {
+            let words = tensor.data().chunks_exact(4);
+            words
+                .map(|w| f64::from(f32::from_le_bytes(w.try_into().unwrap())))
+                .collect()
+        }
+        safetensors::Dtype::F64 => {
+            let words = tensor.data().chunks_exact(8);
+            words
+                .map(|w| f64::from_le_bytes(w.try_into().unwrap()))
+                .collect()
+        }
+        other => panic!("{key} is {other:?}"),
+    }
+}
+
+/// The rows of a list column over all shards, in the order of the images.
+fn features(output: &Path) -> Vec<Vec<f64>> {
+    let mut shards: Vec<PathBuf> = std::fs::read_dir(output.join("features"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    shards.sort();
+    let mut rows = Vec::new();
+    for shard in shards {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(shard).unwrap());
+        for batch in reader.unwrap().build().unwrap() {
+            let batch = batch.unwrap();
+            let lists = batch.column_by_name("features").unwrap().as_list::<i32>();
+            for row in 0..lists.len() {
+                let values = lists.value(row);
+                rows.push(
+                    values
+                        .as_primitive::<Float32Type>()
+                        .values()
+                        .iter()
+                        .map(|&v| f64::from(v))
+                        .collect(),
+                );
+            }
+        }
+    }
+    rows
+}
+
+fn relative_l2(found: &[f64], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let difference: f64 = found
+        .iter()
+        .zip(expected)
+        .map(|(a, b)| (a - b).powi(2))
+        .sum();
+    let size: f64 = expected.iter().map(|b| b * b).sum();
+    (difference / size).sqrt()
+}
+
+impl Reference {
+    fn run(&self, output: &Path, arguments: &[&str]) {
+        P8::on(2)
+            .args(["--input".as_ref(), self.photos.as_os_str()])
+            .args(["--weights".as_ref(), self.weights.as_os_str()])
+            .args(["--output".as_ref(), output.as_os_str()])
+            .args(arguments)
+            .succeed();
+    }
+}
+
+#[test]
+fn features_from_jpeg_files_are_those_of_float64() {
+    let Some(reference) = all() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    for (topology, layer, pool, key, limit) in [
+        ("v1", "layer1", "avg", "v1.layer1.avg", 2e-6),
+        ("v1", "layer2", "avg", "v1.layer2.avg", 2e-6),
+        ("v1", "layer3", "avg", "v1.layer3.avg", 2e-6),
+        ("v1", "layer4", "avg", "v1.layer4.avg", 2e-5),
+        ("v1", "layer4", "max", "v1.layer4.max", 2e-5),
+        ("v1", "layer4", "none", "v1.layer4.flat_hwc", 5e-5),
+        ("v1.5", "layer3", "avg", "v1.5.layer3.avg", 2e-6),
+        ("v1.5", "layer4", "avg", "v1.5.layer4.avg", 2e-5),
+    ] {
+        let output = folder.path().join(key);
+        reference.run(
+            &output,
+            &["--topology", topology, "--layer", layer, "--pool", pool],
+        );
+        let expected = golden(&reference.golden.join("features.safetensors"), key);
+        let found = features(&output);
+        assert_eq!(found.len(), 9);
+        for (photo, (row, expected)) in found
+            .iter()
+            .zip(expected.chunks(expected.len() / 9))
+            .enumerate()
+        {
+            let error = relative_l2(row, expected);
+            assert!(
+                error <= limit,
+                "{key}, photograph {photo}: {error:e} is above {limit:e}"
+            );
+        }
+    }
+}
+
+#[test]
+fn scores_of_the_photographs_are_those_of_a_float64_svd() {
+    let Some(reference) = all() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    for (pool, case) in [("avg", "photos2048"), ("none", "photos100352")] {
+        let output = folder.path().join(case);
+        reference.run(&output, &["--pool", pool, "-k", "7"]);
+        let key = format!("{case}.standardized.scores");
+        let expected = golden(&reference.golden.join("pca.safetensors"), &key);
+        let file = std::fs::File::open(output.join("scores.parquet")).unwrap();
+        let mut found = Vec::new();
+        for batch in ParquetRecordBatchReaderBuilder::try_new(file)
+            .unwrap()
+            .build()
+            .unwrap()
+        {
+            let batch = batch.unwrap();
+            let lists = batch.column_by_name("pca").unwrap().as_fixed_size_list();
+            assert_eq!(lists.value_length(), 7);
+            found.extend(
+                lists
+                    .values()
+                    .as_primitive::<Float32Type>()
+                    .values()
+                    .iter()
+                    .map(|&v| f64::from(v)),
+            );
+        }
+        // The limit of the reference for scores from float32 features is 2e-5; layer4 has random
+        // convolutions that enlarge the differences of the features, which are up to 6.4e-6 here.
+        let error = relative_l2(&found, &expected);
+        assert!(error <= 2e-5, "{case}: {error:e}");
+    }
+}
