@@ -117,7 +117,7 @@ fn shards_of_images_that_are_gone_are_removed() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out");
     P8::small(2, images.path(), &output).succeed();
-    std::fs::remove_file(images.path().join("stripe/007.jpg")).unwrap();
+    std::fs::remove_file(images.path().join("stripe/007.bmp")).unwrap();
     P8::small(2, images.path(), &output).succeed();
     assert_eq!(shards(&output).len(), 7);
 }

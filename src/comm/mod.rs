@@ -233,9 +233,9 @@ mod tests {
                         parents[child] = Some(rank);
                     }
                 }
-                for rank in 0..size {
+                for (rank, parent) in parents.into_iter().enumerate() {
                     let tree = BinomialTree::new(rank, size, root);
-                    assert_eq!(tree.parent, parents[rank], "size {size} root {root}");
+                    assert_eq!(tree.parent, parent, "size {size} root {root}");
                 }
             }
         }

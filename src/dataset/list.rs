@@ -289,7 +289,7 @@ mod tests {
         let folder = tree(&["notes.txt"]);
         let input = folder.path().to_path_buf();
         assert!(matches!(
-            list(&[input.clone()], &IMAGES).unwrap_err(),
+            list(std::slice::from_ref(&input), &IMAGES).unwrap_err(),
             DatasetError::Empty { .. }
         ));
         assert!(matches!(

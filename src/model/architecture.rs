@@ -120,6 +120,16 @@ impl Architecture {
     /// ResNet-50 as published: 64 channels out of the stem.
     pub const RESNET50: Architecture = Architecture { stem: 64 };
 
+    /// A network whose stem has `stem` channels, with all other widths in proportion.
+    ///
+    /// # Panics
+    ///
+    /// When there is no channel.
+    pub fn of_width(stem: usize) -> Architecture {
+        assert!(stem > 0, "a network has channels");
+        Architecture { stem }
+    }
+
     /// The architecture that a state dict is of.
     ///
     /// The width comes from `conv1.weight`; all else is then checked as in

@@ -400,4 +400,30 @@ mod tests {
             [1.0, -5.0, 2.0, -7.0, 6.0, -9.0]
         );
     }
+
+    /// `[h, w, c]` to `[c, h, w]`.
+    fn channels_first(tensor: &crate::model::weights::Tensor) -> Vec<f32> {
+        let &[_, height, width, channels] = tensor.shape.as_slice() else {
+            panic!("NHWC expected, not {:?}", tensor.shape);
+        };
+        (0..channels)
+            .flat_map(|c| (0..height * width).map(move |at| tensor.data[at * channels + c]))
+            .collect()
+    }
+
+    #[test]
+    fn keras_computes_the_same_from_the_same_weights() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/weights");
+        let expected = reference::tensors(&folder.join("expected.safetensors"), |_| true);
+        let state = crate::model::weights::read(&folder.join("f32.safetensors")).expect("weights");
+        let device = Device::flex();
+        let network =
+            ResNet50::load(&state.tensors, Topology::V1, 1.001e-5, &device).expect("fits");
+        let image = &expected["input"];
+        let image = input(channels_first(image), 1, image.shape[1], &device);
+        for (name, found) in &outputs(&network, image)[..4] {
+            let error = relative_l2(found, &channels_first(&expected[*name]));
+            assert!(error <= 1e-5, "{name}: {error:e}");
+        }
+    }
 }

@@ -26,7 +26,7 @@ pub fn seeded(seed: u64) -> Tensors {
 }
 
 /// Weights of any width. Each tensor has a random stream of its own.
-pub(super) fn draw(architecture: Architecture, seed: u64) -> Tensors {
+pub fn draw(architecture: Architecture, seed: u64) -> Tensors {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     let mut tensors = Tensors::new();

@@ -19,7 +19,7 @@ pub fn finished(job: &Job, block: usize) -> Option<Shard> {
     }
     let read = local::read(&path)
         .map_err(Failure::from)
-        .and_then(|bytes| Ok(shard::decode(Bytes::from(bytes)).map_err(Failure::from)?));
+        .and_then(|bytes| shard::decode(Bytes::from(bytes)).map_err(Failure::from));
     match read {
         Err(failure) => {
             warn!(

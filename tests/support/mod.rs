@@ -1,10 +1,14 @@
 //! Builders for the tests: folders with images, and p8 started by a real mpirun.
 
+use p8::model::architecture::Architecture;
+use p8::model::seeded::draw;
+use safetensors::tensor::{Dtype, TensorView};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// A test that is not done by then hangs.
@@ -18,9 +22,36 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Small weights (a ResNet-50 with 16 features) that make the whole program quick.
+/// Small random weights (a ResNet-50 with 8, 16, 32 and 64 features in its four stages) that make
+/// the whole program quick.
 pub fn small_weights() -> PathBuf {
-    repository().join("tests/data/weights/f32.safetensors")
+    static WRITTEN: OnceLock<PathBuf> = OnceLock::new();
+    WRITTEN
+        .get_or_init(|| {
+            let tensors = draw(Architecture::of_width(2), 1);
+            let bytes: Vec<(&String, Vec<usize>, Vec<u8>)> = tensors
+                .iter()
+                .map(|(name, tensor)| {
+                    let data = tensor
+                        .data
+                        .iter()
+                        .flat_map(|value| value.to_le_bytes())
+                        .collect();
+                    (name, tensor.shape.clone(), data)
+                })
+                .collect();
+            let views = bytes.iter().map(|(name, shape, data)| {
+                let view = TensorView::new(Dtype::F32, shape.clone(), data).unwrap();
+                (name.as_str(), view)
+            });
+            let metadata = [("topology", "v1"), ("preprocess", "caffe")]
+                .map(|(key, value)| (key.to_string(), value.to_string()));
+            let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("small.safetensors");
+            let file = safetensors::serialize(views, Some(metadata.into())).unwrap();
+            std::fs::write(&path, file).unwrap();
+            path
+        })
+        .clone()
 }
 
 /// Files that are used where they are there: real weights and photographs.
@@ -103,6 +134,8 @@ impl P8 {
                 // A mirror that refuses at once: no test depends on a network.
                 ("P8_WEIGHTS_MIRROR".into(), "http://127.0.0.1:9".into()),
                 ("XDG_CACHE_HOME".into(), "/nonexistent/cache".into()),
+                // mpirun gives standard output the look of a terminal.
+                ("NO_COLOR".into(), "1".into()),
             ],
             folder: repository().to_path_buf(),
             under: Vec::new(),

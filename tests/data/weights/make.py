@@ -42,7 +42,7 @@ from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file as save_torch
 
 HERE = pathlib.Path(__file__).resolve().parent
-STEM, WIDTHS, DEPTHS, EXPANSION = 2, (1, 2, 2, 3), (3, 4, 6, 3), 4
+STEM, WIDTHS, DEPTHS, EXPANSION = 1, (1, 2, 4, 8), (3, 4, 6, 3), 4
 SIDE, EPSILON = 32, 1.001e-5
 
 
