@@ -161,7 +161,7 @@ fn a_result_of_other_settings_is_refused_unless_it_may_be_replaced() {
         .succeed();
     assert_eq!(metrics(&output)["model"]["k"], 1);
     // A result that does not say what made it is somebody's, too.
-    std::fs::remove_file(output.join("metrics.json")).unwrap();
+    std::fs::remove_file(output.join(".p8-settings.json")).unwrap();
     P8::small(1, images.path(), &output)
         .args(["-k", "1"])
         .fail(2, &["--overwrite"]);

@@ -171,6 +171,29 @@ fn a_signal_to_one_rank_or_to_a_program_alone_ends_with_75() {
 }
 
 #[test]
+fn a_signal_to_mpirun_ends_the_job_and_keeps_what_was_finished() {
+    let images = Images::new(100);
+    // Open MPI hands USR1 on to the ranks; TERM and INT it answers itself, with a code of its own.
+    for (name, code) in [("USR1", Some(75)), ("TERM", None), ("INT", None)] {
+        let output = tempfile::tempdir().unwrap();
+        let features = output.path().join("features");
+        let mut running = P8::small(3, images.path(), output.path()).start();
+        running.until("a block is finished", || !names(&features).is_empty());
+        signal(name, running.id());
+        let finished = running.wait();
+        assert_ne!(finished.code, 0, "{finished}");
+        assert!(code.is_none_or(|code| finished.code == code), "{finished}");
+        assert!(finished.elapsed < SECONDS);
+        let kept = names(&features)
+            .iter()
+            .filter(|name| name.starts_with("block-"))
+            .count();
+        assert!(kept > 0);
+        P8::small(2, images.path(), output.path()).succeed();
+    }
+}
+
+#[test]
 fn too_many_bad_images_end_with_3_and_every_one_is_named() {
     let images = Images::new(4);
     for number in 0..6 {

@@ -96,11 +96,18 @@ fn a_run_writes_every_file_of_the_contract_and_nothing_else() {
     P8::small(3, images.path(), &output)
         .args(["-k", "4"])
         .succeed();
+    assert!(
+        metrics(&output)["phases"]["publish"]["max_seconds"]
+            .as_f64()
+            .unwrap()
+            > 0.0
+    );
     let mut expected: Vec<String> = (0..7)
         .map(|block| format!("features/block-{block:06}.parquet"))
         .collect();
     expected.extend(
         [
+            ".p8-settings.json",
             "metrics.json",
             "model.safetensors",
             "outcomes.parquet",
@@ -110,6 +117,7 @@ fn a_run_writes_every_file_of_the_contract_and_nothing_else() {
         ]
         .map(String::from),
     );
+    expected.sort();
     assert_eq!(names(&output), expected);
 
     let (header, rows) = scores(&output);

@@ -112,12 +112,53 @@ fn a_damaged_shard_is_computed_again_and_that_is_said() {
 }
 
 #[test]
+fn other_labels_need_no_features_and_reach_the_shards() {
+    let images = Images::new(5);
+    let folder = tempfile::tempdir().unwrap();
+    let (fresh, changed) = (folder.path().join("fresh"), folder.path().join("changed"));
+    P8::small(1, images.path(), &fresh)
+        .args(["--label", "none"])
+        .succeed();
+    P8::small(2, images.path(), &changed).succeed();
+    P8::small(2, images.path(), &changed)
+        .args(["--label", "none", "--overwrite"])
+        .succeed();
+    assert_eq!(metrics(&changed)["images"]["resumed"], 5);
+    assert_same_bytes(&stable_files(&fresh), &stable_files(&changed), "new labels");
+}
+
+#[test]
+fn a_result_that_cannot_be_replaced_whole_is_no_result() {
+    let images = Images::new(4);
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    P8::small(2, images.path(), &output).succeed();
+    // A folder in the place of the model stops the replacement half-way.
+    std::fs::remove_file(output.join("model.safetensors")).unwrap();
+    std::fs::create_dir_all(output.join("model.safetensors/x")).unwrap();
+    P8::small(2, images.path(), &output)
+        .args(["-k", "1", "--overwrite"])
+        .fail(4, &["model.safetensors"]);
+    assert!(
+        !output.join("metrics.json").exists(),
+        "nothing vouches for a mixture"
+    );
+    std::fs::remove_dir_all(output.join("model.safetensors")).unwrap();
+    P8::small(2, images.path(), &output)
+        .args(["-k", "1"])
+        .succeed();
+    assert_eq!(metrics(&output)["model"]["k"], 1);
+}
+
+#[test]
 fn shards_of_images_that_are_gone_are_removed() {
     let images = Images::new(8);
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out");
     P8::small(2, images.path(), &output).succeed();
     std::fs::remove_file(images.path().join("stripe/007.bmp")).unwrap();
+    // A killed run over many more images leaves gaps.
+    std::fs::write(output.join("features/block-000031.parquet"), "left over").unwrap();
     P8::small(2, images.path(), &output).succeed();
     assert_eq!(shards(&output).len(), 7);
 }

@@ -53,6 +53,17 @@ fn the_sample_run_goes_on_with_random_weights_and_says_so_everywhere() {
 }
 
 #[test]
+fn even_a_quiet_run_says_that_weights_are_random_and_a_cache_is_not_needed() {
+    let folder = clone();
+    let finished = P8::on(2)
+        .in_folder(folder.path())
+        .args(["-q"])
+        .env("XDG_CACHE_HOME", "/proc/cannot")
+        .succeed();
+    assert!(finished.stderr.contains("NOT PRETRAINED"), "{finished}");
+}
+
+#[test]
 fn the_sample_images_give_the_same_bytes_at_every_rank_count() {
     let folder = clone();
     let run = |ranks: usize| {

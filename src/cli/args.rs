@@ -116,7 +116,7 @@ pub struct RunArgs {
     pub pca_precision: Option<PcaPrecision>,
 
     /// Threads of each rank [default: the host's cores divided among its ranks]
-    #[arg(long, value_name = "N", value_parser = at_least_one, help_heading = "Running")]
+    #[arg(long, value_name = "N", value_parser = thread_count, help_heading = "Running")]
     pub threads: Option<usize>,
     /// Show the plan, its memory and time; compute nothing
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Running")]
@@ -139,7 +139,7 @@ pub struct RunArgs {
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// Threads of each rank [default: the host's cores divided among its ranks]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = thread_count)]
     pub threads: Option<usize>,
     /// TOML file with options by their long names
     #[arg(long, value_name = "FILE")]
@@ -185,6 +185,14 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(value) if value > 0 => Ok(value),
         _ => Err("expected a whole number from 1 on".into()),
+    }
+}
+
+/// More threads than any host has cores are a typing error.
+fn thread_count(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(value) if (1..=1024).contains(&value) => Ok(value),
+        _ => Err("expected a whole number from 1 to 1024".into()),
     }
 }
 
@@ -246,6 +254,7 @@ mod tests {
             ["p8", "-k", "0"],
             ["p8", "--max-bad-fraction", "-1"],
             ["p8", "--threads", "none"],
+            ["p8", "--threads", "40000"],
             ["p8", "--precision", "f16"],
             ["p8", "--no-such-option", "1"],
         ] {

@@ -90,9 +90,12 @@ fn answer(error: &ArgumentError, rank: usize) -> ExitCode {
         ArgumentError::Text(text) => (Some(text), ExitCode::from(Kind::Usage.exit_code())),
     };
     if rank > 0 {
-        // The launcher ends the other ranks when one leaves with an error: let rank 0 speak first.
-        std::thread::sleep(Duration::from_millis(300));
-        return code;
+        if code == ExitCode::SUCCESS {
+            return code;
+        }
+        // The launcher ends the other ranks when one leaves with an error. So rank 0 speaks for all,
+        // and this rank only speaks when it alone has something to say.
+        std::thread::sleep(Duration::from_secs(5));
     }
     match (error, text) {
         (ArgumentError::Clap(error), _) => {

@@ -6,12 +6,12 @@
 use super::args::Cli;
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Where a value was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// Where a value was found; the first beats the ones after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// On the command line.
@@ -67,32 +67,23 @@ pub fn merge(
     };
 
     let file = config_file(matches, environment)?;
+    if let Some(file) = &file {
+        file.refuse_unknown()?;
+    }
+    let found: Vec<Found> = options(&command)
+        .into_iter()
+        .map(|option| find(option, matches, environment, file.as_ref()))
+        .collect();
     let mut extra: Vec<OsString> = Vec::new();
     let mut sources = BTreeMap::new();
-    for option in options(&command) {
-        let source = if is_typed(matches, &option) {
-            Source::Flag
-        } else if option.conflicts.iter().any(|other| {
-            matches.value_source(other) == Some(clap::parser::ValueSource::CommandLine)
-        }) {
-            // `-k 7` on the command line beats P8_VARIANCE as well.
+    for one in &found {
+        let source = if loses_to_another(one, &found)? {
             Source::Default
-        } else if let Some(value) = environment(&variable(&option.long)) {
-            let origin = format!("environment variable {}", variable(&option.long));
-            let values = vec![value];
-            extra.extend(tokens(&option, values, &origin, name.as_deref())?);
-            Source::Environment
-        } else if let Some((path, values)) = file.as_ref().and_then(|f| f.get(&option.long)) {
-            let origin = format!("\"{}\" in the file {}", option.long, path.display());
-            extra.extend(tokens(&option, values, &origin, name.as_deref())?);
-            Source::File
         } else {
-            Source::Default
+            extra.extend(tokens(one, name.as_deref())?);
+            one.source
         };
-        sources.insert(option.long.clone(), source);
-    }
-    if let Some(file) = &file {
-        file.refuse_unknown(&command)?;
+        sources.insert(one.option.long.clone(), source);
     }
 
     let all: Vec<OsString> = arguments.iter().cloned().chain(extra).collect();
@@ -101,6 +92,61 @@ pub fn merge(
         .map_err(ArgumentError::Clap)?;
     let cli = Cli::from_arg_matches(&matches).map_err(ArgumentError::Clap)?;
     Ok(Merged { cli, sources })
+}
+
+/// An option with the values of its highest source.
+struct Found {
+    option: OptionForm,
+    source: Source,
+    /// Those of the environment or the file.
+    values: Vec<OsString>,
+    /// How an error names the source.
+    origin: String,
+}
+
+fn find(
+    option: OptionForm,
+    matches: &ArgMatches,
+    environment: &dyn Fn(&str) -> Option<OsString>,
+    file: Option<&ConfigFile>,
+) -> Found {
+    let (source, values, origin) = if is_typed(matches, &option) {
+        (Source::Flag, Vec::new(), format!("--{}", option.long))
+    } else if let Some(value) = environment(&variable(&option.long)) {
+        let origin = format!("environment variable {}", variable(&option.long));
+        (Source::Environment, vec![value], origin)
+    } else if let Some((path, values)) = file.and_then(|file| file.get(&option.long)) {
+        let origin = format!("\"{}\" in the file {}", option.long, path.display());
+        (Source::File, values, origin)
+    } else {
+        (Source::Default, Vec::new(), String::new())
+    };
+    Found {
+        option,
+        source,
+        values,
+        origin,
+    }
+}
+
+/// Whether an option that excludes this one was set by a higher source: `-k 7` on the command line
+/// beats P8_VARIANCE. Two of one source contradict each other.
+fn loses_to_another(one: &Found, all: &[Found]) -> Result<bool, ArgumentError> {
+    let rivals = all.iter().filter(|other| {
+        other.source != Source::Default && one.option.conflicts.contains(&other.option.id)
+    });
+    for rival in rivals {
+        if rival.source < one.source {
+            return Ok(true);
+        }
+        if rival.source == one.source && one.source != Source::Flag {
+            return Err(ArgumentError::Text(format!(
+                "{} and {} exclude each other: give one of them",
+                one.origin, rival.origin
+            )));
+        }
+    }
+    Ok(false)
 }
 
 /// One option as this module needs it.
@@ -144,13 +190,15 @@ fn variable(long: &str) -> String {
     format!("P8_{}", long.replace('-', "_").to_uppercase())
 }
 
-/// Arguments that give the option these values, checked by parsing them alone.
-fn tokens(
-    option: &OptionForm,
-    values: Vec<OsString>,
-    origin: &str,
-    subcommand: Option<&str>,
-) -> Result<Vec<OsString>, ArgumentError> {
+/// Arguments that give an option its values from the environment or the file, checked by parsing them
+/// alone.
+fn tokens(found: &Found, subcommand: Option<&str>) -> Result<Vec<OsString>, ArgumentError> {
+    let Found {
+        option,
+        values,
+        origin,
+        ..
+    } = found;
     let mut made = Vec::new();
     for value in values {
         if option.takes_value {
@@ -203,15 +251,22 @@ impl ConfigFile {
             .map(|values| (self.path.as_path(), values.clone()))
     }
 
-    /// An unknown key is a typing error that must not pass in silence.
-    fn refuse_unknown(&self, command: &Command) -> Result<(), ArgumentError> {
-        let known: Vec<String> = options(command).into_iter().map(|o| o.long).collect();
-        match self.values.keys().find(|key| !known.contains(key)) {
+    /// An unknown key is a typing error that must not pass in silence. Keys of all subcommands are
+    /// known, so that one file serves all of them.
+    fn refuse_unknown(&self) -> Result<(), ArgumentError> {
+        let mut cli = Cli::command();
+        cli.build();
+        let known: BTreeSet<String> = std::iter::once(&cli)
+            .chain(cli.get_subcommands())
+            .flat_map(options)
+            .map(|option| option.long)
+            .collect();
+        match self.values.keys().find(|key| !known.contains(*key)) {
             None => Ok(()),
             Some(key) => Err(ArgumentError::Text(format!(
                 "the file {} sets \"{key}\", which is no option; the options are {}",
                 self.path.display(),
-                known.join(", ")
+                known.into_iter().collect::<Vec<_>>().join(", ")
             ))),
         }
     }
@@ -386,6 +441,33 @@ mod tests {
             (all.cli.run.components, all.cli.run.variance),
             (Some(2), None)
         );
+    }
+
+    #[test]
+    fn an_exclusive_option_of_a_higher_source_wins_and_two_of_one_source_are_named() {
+        let (_folder, flag) = config("variance = 0.9\n");
+        let all = merged(&[&flag], &[("P8_COMPONENTS", "2")]).unwrap();
+        assert_eq!(
+            (all.cli.run.components, all.cli.run.variance),
+            (Some(2), None)
+        );
+        let both = [("P8_COMPONENTS", "2"), ("P8_VARIANCE", "0.9")];
+        let error = merged(&[], &both).unwrap_err();
+        assert!(
+            error.contains("P8_COMPONENTS") && error.contains("P8_VARIANCE"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn one_file_serves_all_subcommands() {
+        let (_folder, flag) = config("variance = 0.9\nthreads = 3\n");
+        match merged(&["doctor", &flag], &[]).unwrap().cli.command {
+            Some(super::super::args::Command::Doctor(doctor)) => {
+                assert_eq!(doctor.threads, Some(3));
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

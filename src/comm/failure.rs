@@ -17,8 +17,13 @@ pub fn end_all(rank: usize, size: usize, failure: &Failure) -> ! {
     exit_now(failure.kind.exit_code())
 }
 
-/// Prints one line for the terminal, with the rank where there are several.
+/// Prints one line, with the rank where there are several: through the log where that has started,
+/// so that it has the log's form.
 pub fn report(rank: usize, size: usize, text: &str) {
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!(rank, "{text}");
+        return;
+    }
     let mut stderr = std::io::stderr().lock();
     // Nothing can be done when the terminal is gone.
     let _ = if size > 1 {

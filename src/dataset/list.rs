@@ -104,7 +104,9 @@ impl Filter {
 pub fn list(inputs: &[PathBuf], filter: &Filter) -> Result<Vec<Entry>, DatasetError> {
     let mut entries = Vec::new();
     for input in inputs {
-        list_one(input, filter, &mut entries)?;
+        // `./a` and `a` are the same folder and give the same keys.
+        let plain: PathBuf = input.components().collect();
+        list_one(&plain, filter, &mut entries)?;
     }
     entries.sort_by(|a, b| (&a.key, &a.path).cmp(&(&b.key, &b.path)));
     entries.dedup_by(|a, b| a.path == b.path);
@@ -126,7 +128,12 @@ fn list_one(input: &Path, filter: &Filter, entries: &mut Vec<Entry>) -> Result<(
         input: input.to_path_buf(),
         source,
     })?;
-    if !metadata.is_dir() {
+    if !metadata.is_dir() && !metadata.is_file() {
+        return Err(DatasetError::NotAFile {
+            input: input.to_path_buf(),
+        });
+    }
+    if metadata.is_file() {
         entries.push(Entry::new(input.to_path_buf(), &metadata));
         return Ok(());
     }
@@ -251,6 +258,15 @@ mod tests {
         let folder = tree(&["a.jpg", "b.jpg"]);
         let inputs = [folder.path().to_path_buf(), folder.path().join("a.jpg")];
         assert_eq!(list(&inputs, &IMAGES).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_folder_given_in_two_spellings_is_listed_once_and_a_device_is_refused() {
+        let folder = tree(&["a.jpg"]);
+        let inputs = [folder.path().to_path_buf(), folder.path().join("./")];
+        assert_eq!(list(&inputs, &IMAGES).unwrap().len(), 1);
+        let error = list(&[PathBuf::from("/dev/null")], &IMAGES).unwrap_err();
+        assert!(matches!(error, DatasetError::NotAFile { .. }));
     }
 
     #[test]

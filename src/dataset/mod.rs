@@ -20,6 +20,12 @@ pub enum DatasetError {
         /// What the system said.
         source: io::Error,
     },
+    /// An input is neither a folder nor a file.
+    #[error("cannot use the input \"{}\": it is neither a folder nor a regular file", input.display())]
+    NotAFile {
+        /// As the user typed it.
+        input: PathBuf,
+    },
     /// A folder could not be read.
     #[error("cannot list the folder \"{}\"", folder.display())]
     Unreadable {
@@ -64,6 +70,7 @@ impl Classify for DatasetError {
     fn kind(&self) -> Kind {
         match self {
             DatasetError::NotThere { .. }
+            | DatasetError::NotAFile { .. }
             | DatasetError::Unreadable { .. }
             | DatasetError::Empty { .. } => Kind::Input,
             DatasetError::Pattern { .. }

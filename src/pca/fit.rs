@@ -188,7 +188,24 @@ fn check_settings(rows: &Rows, settings: &PcaSettings) -> Result<(), PcaError> {
     }
 }
 
-fn choose_solver(asked: Solver, n: usize, d: usize) -> Result<(Solver, String), PcaError> {
+/// Bytes of a rank's float64 matrices at the peak of the factorisation, counted, not measured.
+///
+/// With `tsqr` they do not depend on the number of rows: a leaf of 2 d rows and its copy, and three
+/// triangles of d x d. With `wide` they are this rank's columns of all rows, twice beside their
+/// orthogonal factor, and three matrices of n x n.
+pub fn memory_bytes(solver: Solver, n: usize, d: usize, ranks: usize) -> f64 {
+    let (n, d, ranks) = (n as f64, d as f64, ranks as f64);
+    match solver {
+        Solver::Wide => 8.0 * (3.0 * n * d / ranks + 3.0 * n * n),
+        Solver::Auto | Solver::Tsqr => 8.0 * (2.0 * n.min(2.0 * d) * d + 3.0 * d * d),
+    }
+}
+
+/// The solver for n rows of d columns, never `Auto`, and why it is that one.
+///
+/// # Errors
+/// `wide` for more rows than columns.
+pub fn choose_solver(asked: Solver, n: usize, d: usize) -> Result<(Solver, String), PcaError> {
     match asked {
         Solver::Tsqr => Ok((Solver::Tsqr, "asked for".into())),
         Solver::Wide if n > d => Err(PcaError::TooManyRows {

@@ -27,7 +27,9 @@ mod golden;
 
 pub use certify::{Certificate, CertificatePart, Check, certify, gather_parts};
 pub use exchange::Exchange;
-pub use fit::{Components, PcaSettings, Read, Rows, Solver, check_finite, fit};
+pub use fit::{
+    Components, PcaSettings, Read, Rows, Solver, check_finite, choose_solver, fit, memory_bytes,
+};
 pub use model::Model;
 pub use project::{Projected, project_block};
 

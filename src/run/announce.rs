@@ -3,8 +3,9 @@
 use super::network::Network;
 use crate::comm::Comm;
 use crate::comm::hosts::Place;
+use crate::linalg;
 use crate::model::executor::Executor;
-use crate::pca::Model;
+use crate::pca::{self, Model, Rows, Solver};
 use crate::timing::{Phase, Summary};
 use std::collections::{BTreeMap, BTreeSet};
 use tracing::{info, warn};
@@ -36,9 +37,45 @@ pub fn network(network: &Network, executor: &dyn Executor) {
     info!("network   {}", executor.describe());
 }
 
+/// Says so where ranks run on processors for which the network or BLAS choose other kernels: results
+/// then are those of this set of hosts.
+pub fn unlike_hosts(comm: &Comm, executor: &dyn Executor) -> Option<String> {
+    let mine = format!("{}; {}", executor.arithmetic(), linalg::blas_description());
+    let kinds: BTreeSet<String> = comm
+        .all_gather_bytes(mine.as_bytes())
+        .iter()
+        .map(|kind| String::from_utf8_lossy(kind).into_owned())
+        .collect();
+    if kinds.len() == 1 {
+        return None;
+    }
+    let kinds: Vec<String> = kinds.into_iter().collect();
+    let sentence = format!(
+        "the ranks run on unlike processors ({}), so the last bits of a result depend on which rank works on which image; hosts of one kind, and OPENBLAS_CORETYPE set to the oldest of them, avoid that",
+        kinds.join(" and ")
+    );
+    if comm.rank() == 0 {
+        warn!("{sentence}");
+    }
+    Some(sentence)
+}
+
+/// What the factorisation will need on each rank, before it takes it.
+pub fn memory(rows: &Rows, solver: Solver, ranks: usize) {
+    let (n, d) = (rows.total(), rows.width);
+    // An error here comes again, and then counts, from the factorisation itself.
+    if let Ok((solver, _)) = pca::choose_solver(solver, n, d) {
+        info!(
+            "memory    about {} a rank for the factorisation",
+            size(pca::memory_bytes(solver, n, d, ranks))
+        );
+    }
+}
+
 /// What the PCA found, and why it went this way.
 pub fn model(model: &Model) {
-    let explained: f64 = model.explained_variance_ratio.iter().sum();
+    // An empty sum is -0.
+    let explained: f64 = model.explained_variance_ratio.iter().sum::<f64>() + 0.0;
     info!(
         components = model.components.nrows(),
         explained_variance_ratio = explained,
@@ -80,7 +117,38 @@ pub fn phases(phases: &BTreeMap<Phase, Summary>) {
     }
 }
 
+/// `1.5 MB`.
+pub fn size(bytes: f64) -> String {
+    let mut value = bytes;
+    let mut unit = "B";
+    for next in ["kB", "MB", "GB", "TB"] {
+        if value < 1000.0 {
+            break;
+        }
+        value /= 1000.0;
+        unit = next;
+    }
+    if unit == "B" {
+        format!("{value:.0} B")
+    } else {
+        format!("{value:.1} {unit}")
+    }
+}
+
 /// `1 rank`, `3 ranks`.
 pub fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_well() {
+        assert_eq!(size(0.0), "0 B");
+        assert_eq!(size(999.0), "999 B");
+        assert_eq!(size(451_000.0), "451.0 kB");
+        assert_eq!(size(2.5e9), "2.5 GB");
+    }
 }

@@ -1,20 +1,22 @@
 //! `--dry-run`: the plan with its memory and time, and nothing computed from the images.
 
-use super::announce::count;
+use super::announce::{count, size};
 use super::listing::Listing;
 use super::settings::{Settings, WeightsChoice};
 use crate::comm::Comm;
 use crate::error::Failure;
 use crate::image::{Preprocess, SIDE};
+use crate::model::Topology;
 use crate::model::architecture::Architecture;
 use crate::model::burn_executor::{BurnBackend, BurnExecutor};
 use crate::model::executor::{Executor, InputSpec};
 use crate::model::seeded::seeded;
-use crate::model::{Topology, weights::Cache};
+use crate::model::weights::{self, Cache};
+use crate::pca;
 use std::time::Instant;
 
-/// Prints the plan on rank 0. The time is measured: every rank pushes one blank image through a
-/// network of the same shape with random weights.
+/// Prints the plan on rank 0. The time is measured: every rank pushes blank images through a network of
+/// the same shape.
 ///
 /// # Errors
 /// When the network cannot be made.
@@ -30,10 +32,11 @@ pub fn dry_run(
         .concat()
         .into_iter()
         .fold(0.0, f64::max);
+    let (images, blocks) = (listing.slices.images(), listing.slices.blocks());
+    let (solver, reason) = pca::choose_solver(settings.pca.solver, images, width)?;
     if comm.rank() > 0 {
         return Ok(());
     }
-    let (images, blocks) = (listing.slices.images(), listing.slices.blocks());
     println!(
         "would read    {}, {}",
         count(images, "image"),
@@ -50,13 +53,13 @@ pub fn dry_run(
         "features      {width} an image, {} in shards at most",
         size(4.0 * (width * images) as f64)
     );
-    println!("solver        {}", solver(images, width));
+    println!("solver        {}: {reason}", solver.as_str());
     println!(
         "memory        about {} a rank at the peak of the factorisation",
-        size(factorisation_bytes(images, width, comm.size()))
+        size(pca::memory_bytes(solver, images, width, comm.size()))
     );
     println!(
-        "time          about {:.0} s for the features with {} a rank (measured on one blank image)",
+        "time          about {:.0} s for the features with {} a rank (measured on one blank image for each thread)",
         slowest.ceil(),
         count(threads, "thread")
     );
@@ -69,7 +72,11 @@ pub fn dry_run(
 
 /// Seconds for an image on this rank, and the length of its feature vector.
 fn measure(settings: &Settings, threads: usize) -> Result<(f64, usize), Failure> {
-    let state = seeded(0);
+    // The shape is that of the user's file; published weights have the shape of random ones.
+    let state = match &settings.weights {
+        WeightsChoice::Path(path) => weights::read(path)?.tensors,
+        WeightsChoice::Named(_) | WeightsChoice::Seeded(_) => seeded(0),
+    };
     let width = Architecture::infer(&state)?.features(settings.layer, settings.pool, SIDE as usize);
     let mut executor = BurnExecutor::new(
         &state,
@@ -99,8 +106,7 @@ fn measure(settings: &Settings, threads: usize) -> Result<(f64, usize), Failure>
 fn weights_state(settings: &Settings) -> String {
     match &settings.weights {
         WeightsChoice::Seeded(_) => format!("{} (random, not pretrained)", settings.weights),
-        WeightsChoice::Path(path) if path.exists() => format!("{} (there)", path.display()),
-        WeightsChoice::Path(path) => format!("{} (NOT THERE)", path.display()),
+        WeightsChoice::Path(path) => format!("{} (there)", path.display()),
         WeightsChoice::Named(named) => {
             let cached = settings
                 .cache_folder
@@ -113,55 +119,5 @@ fn weights_state(settings: &Settings) -> String {
             };
             format!("{} ({state})", named.name())
         }
-    }
-}
-
-fn solver(images: usize, width: usize) -> String {
-    if images >= width {
-        format!("tsqr: {images} rows, {width} columns")
-    } else {
-        format!("wide: {images} rows are fewer than {width} columns")
-    }
-}
-
-/// Float64 matrices that are alive at once. With tsqr: a leaf of 2 d rows with its copy, and three
-/// triangles. With wide: this rank's columns of all rows with their orthogonal factor.
-fn factorisation_bytes(images: usize, width: usize, ranks: usize) -> f64 {
-    let (n, d) = (images as f64, width as f64);
-    if images >= width {
-        8.0 * (2.0 * 2.0 * d * d + 3.0 * d * d)
-    } else {
-        8.0 * (3.0 * n * d / ranks as f64 + 3.0 * n * n)
-    }
-}
-
-/// `1.5 MB`.
-fn size(bytes: f64) -> String {
-    let mut value = bytes;
-    let mut unit = "B";
-    for next in ["kB", "MB", "GB", "TB"] {
-        if value < 1000.0 {
-            break;
-        }
-        value /= 1000.0;
-        unit = next;
-    }
-    if unit == "B" {
-        format!("{value:.0} B")
-    } else {
-        format!("{value:.1} {unit}")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_read_well() {
-        assert_eq!(size(0.0), "0 B");
-        assert_eq!(size(999.0), "999 B");
-        assert_eq!(size(451_000.0), "451.0 kB");
-        assert_eq!(size(2.5e9), "2.5 GB");
     }
 }

@@ -14,7 +14,7 @@ use crate::comm::Comm;
 use crate::dataset::list::Entry;
 use crate::dataset::outcome::{Outcome, Status};
 use crate::error::{Failure, Kind};
-use crate::image::{Preprocess, Rgb8};
+use crate::image::Preprocess;
 use crate::model::executor::{ExecuteError, Executor};
 use crate::output::shard::{self, Shard, ShardRow};
 use crate::store::local;
@@ -27,8 +27,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-/// Images that go through the network at once. An image's features do not depend on it; it only has
-/// to be large enough to keep all threads busy.
+/// Fewest images that go through the network at once. An image's features do not depend on it; it only
+/// has to be large enough to keep all threads busy.
 const BATCH: usize = 16;
 
 /// Everything the stages after the network have in common.
@@ -51,16 +51,39 @@ pub struct Job<'a> {
     pub phases: &'a Phases,
 }
 
-/// One finished block, without its features: those are in its shard.
+/// One finished block, without its features and outcomes: those are in its shard.
 pub struct Block {
     /// Its number.
     pub block: usize,
     /// Images that have features.
     pub rows: usize,
-    /// What became of every image of the block.
-    pub outcomes: Vec<Outcome>,
+    /// Images that are no images.
+    pub skipped: usize,
+    /// The bad images; few, where the run is worth anything.
+    pub failed: Vec<Outcome>,
+    /// Bytes of all its files.
+    pub bytes: u64,
     /// Whether it was taken from an earlier run.
     pub resumed: bool,
+}
+
+impl Block {
+    fn of(shard: &Shard, resumed: bool) -> Self {
+        let with = |status| shard.outcomes.iter().filter(move |o| o.status == status);
+        Block {
+            block: shard.block,
+            rows: shard.rows.len(),
+            skipped: with(Status::Skipped).count(),
+            failed: with(Status::Failed).cloned().collect(),
+            bytes: shard.outcomes.iter().map(|outcome| outcome.bytes).sum(),
+            resumed,
+        }
+    }
+
+    /// Images of the block, whatever became of them.
+    pub fn images(&self) -> usize {
+        self.rows + self.skipped + self.failed.len()
+    }
 }
 
 /// What this rank made.
@@ -125,19 +148,14 @@ pub fn featurize(job: &Job, executor: &mut dyn Executor) -> Result<Featurized, F
     );
     let mut finished: BTreeMap<usize, Block> = BTreeMap::new();
     for block in job.listing.blocks.clone() {
-        if let Some(shard) = resume::finished(job, block) {
+        if let Some(shard) = resume::finished(job, block)? {
             let images = shard.outcomes.len() as u64;
+            let block = Block::of(&shard, true);
             progress.add(Done {
                 images,
                 resumed: images,
-                bad: bad(&shard.outcomes),
+                bad: block.failed.len() as u64,
             });
-            let block = Block {
-                block,
-                rows: shard.rows.len(),
-                outcomes: shard.outcomes,
-                resumed: true,
-            };
             finished.insert(block.block, block);
         }
     }
@@ -149,21 +167,18 @@ pub fn featurize(job: &Job, executor: &mut dyn Executor) -> Result<Featurized, F
         .collect();
     compute(job, executor, &todo, &mut progress, &mut finished)?;
     let seconds = started.elapsed().as_secs_f64();
-    job.phases.time(Phase::Wait, || progress.finish());
+    job.phases.time(Phase::Wait, || {
+        progress.finish();
+        job.comm.barrier();
+    });
     Ok(Featurized {
         blocks: finished.into_values().collect(),
         seconds,
     })
 }
 
-fn bad(outcomes: &[Outcome]) -> u64 {
-    outcomes
-        .iter()
-        .filter(|o| o.status == Status::Failed)
-        .count() as u64
-}
-
-/// Computes blocks, with the loaders running ahead.
+/// Computes blocks, with the loaders running ahead. Batches run across the borders of blocks, which
+/// may be as small as one image; a shard is written as soon as the last image of its block is done.
 fn compute(
     job: &Job,
     executor: &mut dyn Executor,
@@ -175,87 +190,114 @@ fn compute(
         .iter()
         .flat_map(|&block| job.listing.entries_of(block))
         .collect();
+    // Every thread has an image, and none waits long for the last one of a batch.
+    let batch_size = BATCH.max(4 * job.threads);
+    let width = executor.width();
     std::thread::scope(|scope| {
-        let mut loader = Loader::start(scope, job, &images);
-        for &block in todo {
-            let made = compute_block(job, executor, block, &mut loader, progress)?;
-            finished.insert(block, made);
+        let mut loader = Loader::start(scope, job, &images, batch_size);
+        let mut blocks = todo.iter().map(|&block| OpenBlock::new(job, width, block));
+        let mut open = blocks.next();
+        for batch in images.chunks(batch_size) {
+            let loaded = batch
+                .iter()
+                .map(|_| loader.next())
+                .collect::<Result<Vec<_>, _>>()?;
+            let features = batch_features(job, executor, batch, &loaded)?;
+            let mut features = features.chunks_exact(width);
+            let mut done = Done {
+                images: batch.len() as u64,
+                ..Done::default()
+            };
+            for Loaded { outcome, pixels } in loaded {
+                done.bad += u64::from(outcome.status == Status::Failed);
+                let row = pixels.and_then(|_| features.next());
+                let Some(block) = open.as_mut() else {
+                    return Err(Failure::new(Kind::Internal, "more images than blocks hold"));
+                };
+                block.add(job, outcome, row);
+                if block.is_full() {
+                    if let Some(full) = std::mem::replace(&mut open, blocks.next()) {
+                        let shard = full.shard;
+                        write_shard(job, &shard)?;
+                        finished.insert(shard.block, Block::of(&shard, false));
+                    }
+                }
+            }
+            progress.add(done);
         }
         Ok(())
     })
 }
 
-/// Computes one block and writes its shard.
-fn compute_block(
-    job: &Job,
-    executor: &mut dyn Executor,
-    block: usize,
-    loader: &mut Loader,
-    progress: &mut Progress,
-) -> Result<Block, Failure> {
-    let entries = job.listing.entries_of(block);
-    let first_index = job.listing.slices.images_of(block).start;
-    let mut rows = Vec::new();
-    let mut features = Vec::new();
-    let mut outcomes = Vec::new();
-    for batch in entries.chunks(BATCH) {
-        let mut pixels: Vec<(usize, Rgb8)> = Vec::new();
-        for _ in batch {
-            let loaded = loader.next()?;
-            if let Some(image) = loaded.pixels {
-                pixels.push((outcomes.len(), image));
-            }
-            outcomes.push(loaded.outcome);
-        }
-        features.extend(batch_features(job, executor, entries, &pixels)?);
-        rows.extend(pixels.iter().map(|(position, _)| ShardRow {
-            index: (first_index + position) as u64,
-            path: entries[*position].key.clone(),
-            label: job.settings.label.label(&entries[*position].key),
-        }));
-        let new = &outcomes[outcomes.len() - batch.len()..];
-        progress.add(Done {
-            images: new.len() as u64,
-            resumed: 0,
-            bad: bad(new),
-        });
-    }
-    let shard = Shard {
-        block,
-        fingerprint: fingerprint::of_block(&job.fingerprint, entries),
-        width: executor.width(),
-        rows,
-        features,
-        outcomes,
-    };
-    job.phases.time(Phase::Shard, || -> Result<(), Failure> {
-        Ok(local::write_whole(
-            &job.folder.shard(block),
-            &shard::encode(&shard)?,
-        )?)
-    })?;
-    Ok(Block {
-        block,
-        rows: shard.rows.len(),
-        outcomes: shard.outcomes,
-        resumed: false,
-    })
+/// A block that is being filled.
+struct OpenBlock<'a> {
+    entries: &'a [Entry],
+    first_index: usize,
+    shard: Shard,
 }
 
-/// Pushes the good images of a batch through the network.
+impl<'a> OpenBlock<'a> {
+    fn new(job: &'a Job, width: usize, block: usize) -> Self {
+        let entries = job.listing.entries_of(block);
+        OpenBlock {
+            entries,
+            first_index: job.listing.slices.images_of(block).start,
+            shard: Shard {
+                block,
+                fingerprint: fingerprint::of_block(&job.fingerprint, entries),
+                width,
+                rows: Vec::new(),
+                features: Vec::new(),
+                outcomes: Vec::with_capacity(entries.len()),
+            },
+        }
+    }
+
+    /// Adds the next image of the block, with its features where it is ok.
+    fn add(&mut self, job: &Job, outcome: Outcome, features: Option<&[f32]>) {
+        let position = self.shard.outcomes.len();
+        if let Some(features) = features {
+            let path = self.entries[position].key.clone();
+            self.shard.rows.push(ShardRow {
+                index: (self.first_index + position) as u64,
+                label: job.settings.label.label(&path),
+                path,
+            });
+            self.shard.features.extend_from_slice(features);
+        }
+        self.shard.outcomes.push(outcome);
+    }
+
+    fn is_full(&self) -> bool {
+        self.shard.outcomes.len() == self.entries.len()
+    }
+}
+
+/// Writes a shard, whole.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn write_shard(job: &Job, shard: &Shard) -> Result<(), Failure> {
+    let _writing = job.phases.start(Phase::Shard);
+    local::write_whole(&job.folder.shard(shard.block), &shard::encode(shard)?)?;
+    Ok(())
+}
+
+/// Pushes the good images of a batch through the network: `[good images, width]`.
 fn batch_features(
     job: &Job,
     executor: &mut dyn Executor,
-    entries: &[Entry],
-    pixels: &[(usize, Rgb8)],
+    batch: &[&Entry],
+    loaded: &[Loaded],
 ) -> Result<Vec<f32>, Failure> {
-    if pixels.is_empty() {
+    let (entries, images): (Vec<&Entry>, Vec<&[u8]>) = batch
+        .iter()
+        .zip(loaded)
+        .filter_map(|(entry, loaded)| Some((*entry, loaded.pixels.as_ref()?.pixels.as_slice())))
+        .unzip();
+    if images.is_empty() {
         return Ok(Vec::new());
     }
-    let images: Vec<&[u8]> = pixels
-        .iter()
-        .map(|(_, image)| image.pixels.as_slice())
-        .collect();
     let computed = job
         .phases
         .time(Phase::Network, || executor.features(&images));
@@ -264,7 +306,7 @@ fn batch_features(
             Kind::Numerical,
             format!(
                 "the network gives NaN or infinite features for {:?}: the weights do not fit the preprocessing, or are damaged",
-                entries[pixels[image].0].key
+                entries[image].key
             ),
         ),
         other => Failure::from(other),
@@ -286,8 +328,9 @@ impl Loader {
         scope: &'scope std::thread::Scope<'scope, 'env>,
         job: &'env Job,
         images: &'env [&'env Entry],
+        batch_size: usize,
     ) -> Self {
-        let ahead = 2 * BATCH + job.threads;
+        let ahead = 2 * batch_size + job.threads;
         let (tickets, take_ticket) = bounded::<()>(ahead);
         let (give, results) = bounded(ahead);
         for _ in 0..ahead {

@@ -8,6 +8,10 @@ use crate::timing::{Phase, Phases};
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
+/// Most bytes that are read of one image: more than any picture within the limit of pixels needs, and
+/// few enough for every loader thread to hold one.
+const LARGEST_FILE: u64 = 1 << 30;
+
 /// What became of one image on the way to the network.
 pub struct Loaded {
     /// Its row in `outcomes.parquet`.
@@ -27,6 +31,16 @@ pub fn load(entry: &Entry, exif: Exif, preprocess: Preprocess, phases: &Phases) 
         height: 0,
         sha256: String::new(),
     };
+    if entry.bytes > LARGEST_FILE {
+        outcome.reason = Some(format!(
+            "too large: {} bytes, more than {LARGEST_FILE}",
+            entry.bytes
+        ));
+        return Loaded {
+            outcome,
+            pixels: None,
+        };
+    }
     let bytes = match phases.time(Phase::Read, || local::read(entry.path())) {
         Ok(bytes) => bytes,
         Err(error) => {

@@ -48,6 +48,7 @@ pub fn run(settings: &Settings, comm: &Comm) -> Result<(), Failure> {
     let network = phases.time(Phase::Weights, || network::load(settings, comm))?;
     let mut executor = comm.agree(network.executor(settings, threads))?;
     announce::network(&network, executor.as_ref());
+    let unlike_hosts = announce::unlike_hosts(comm, executor.as_ref());
 
     let job = featurize::Job {
         settings,
@@ -61,6 +62,7 @@ pub fn run(settings: &Settings, comm: &Comm) -> Result<(), Failure> {
     };
     let featurized = comm.or_end(featurize::featurize(&job, executor.as_mut()));
     let tally = tally::tally(&job, &featurized)?;
+    drop(featurized);
 
     let rows_per_block = tally.rows_per_block.clone();
     let owners = listing.slices.owners();
@@ -69,6 +71,7 @@ pub fn run(settings: &Settings, comm: &Comm) -> Result<(), Failure> {
         owner_of_block: &owners,
         width: executor.width(),
     };
+    announce::memory(&rows, settings.pca.solver, comm.size());
     let model = phases.time(Phase::Fit, || {
         comm.or_end(
             pca::fit(comm, &rows, &mut |block| job.rows_of(block), &settings.pca)
@@ -84,6 +87,7 @@ pub fn run(settings: &Settings, comm: &Comm) -> Result<(), Failure> {
         executor: executor.as_ref(),
         model: &model,
         place: &place,
+        unlike_hosts,
         started,
     })
 }

@@ -1,8 +1,8 @@
 //! The network of a run: rank 0 gets the weights, all ranks receive them.
 
-use super::settings::{SAMPLE_SEED, Settings, WeightsChoice};
+use super::settings::{Level, SAMPLE_SEED, Settings, WeightsChoice};
 use crate::comm::Comm;
-use crate::error::{Classify, Failure, Kind};
+use crate::error::{Failure, Kind};
 use crate::image::{Preprocess, SIDE};
 use crate::model::burn_executor::{BurnBackend, BurnExecutor};
 use crate::model::executor::{ExecuteError, Executor, InputSpec};
@@ -96,19 +96,27 @@ fn named_weights(settings: &Settings, named: Named) -> Result<Network, Failure> 
         .and_then(|path| named.read(&path));
     match fetched {
         Ok(state) => Ok(trained(settings, state)),
-        // A refusal may come from a proxy that lets nothing through; other content is never accepted.
-        Err(error) if error.is_network() || matches!(error, WeightsError::Refused { .. }) => {
+        Err(error) => {
             let cause = crate::error::chain(&error);
-            if settings.is_sample_run {
+            if settings.is_sample_run && is_absence(&error) {
                 return Ok(untrained(settings, SAMPLE_SEED, Some(&cause)));
             }
             Err(Failure::new(
-                error.kind(),
+                Kind::Weights,
                 format!("{cause}; {}", three_ways()),
             ))
         }
-        Err(error) => Err(Failure::from(error)),
     }
+}
+
+/// Whether the weights could not be had, as against weights that are wrong, which nothing excuses.
+/// A refusal may come from a proxy that lets nothing through.
+fn is_absence(error: &WeightsError) -> bool {
+    error.is_network()
+        || matches!(
+            error,
+            WeightsError::Refused { .. } | WeightsError::Cache { .. }
+        )
 }
 
 fn trained(settings: &Settings, state: StateDict) -> Network {
@@ -138,7 +146,12 @@ fn untrained(settings: &Settings, seed: u64, reason: Option<&str>) -> Network {
             format!("{NOT_PRETRAINED} (the pretrained weights could not be had: {cause})")
         }
     };
-    warn!("{note}");
+    if settings.log.level == Level::Quiet {
+        // The one thing that is said even then.
+        eprintln!("p8: warning: {note}");
+    } else {
+        warn!("{note}");
+    }
     Network {
         id: format!("seeded:{seed}"),
         sha256: super::load::hex(&<sha2::Sha256 as sha2::Digest>::digest(format!(

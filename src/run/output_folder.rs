@@ -38,6 +38,10 @@ const RESULT_SETTINGS: [&str; 16] = [
     "pca-precision",
 ];
 
+/// The settings of the result, in a file of its own because it has to be there while the results are
+/// being replaced.
+const SETTINGS: &str = ".p8-settings.json";
+
 /// Where the files of a run are.
 #[derive(Debug, Clone)]
 pub struct Folder {
@@ -80,7 +84,16 @@ pub fn prepare(settings: &Settings, comm: &Comm) -> Result<Folder, Failure> {
     } else {
         Ok(())
     })?;
+    let made = [folder.root().to_path_buf(), folder.features()].map(|path| !path.exists());
+    comm.barrier();
     comm.agree(make(&folder))?;
+    if settings.dry_run {
+        comm.barrier();
+        if comm.rank() == 0 {
+            remove_made(&folder, made);
+        }
+        return Ok(folder);
+    }
     // One rank a host would do; removing what is not there is no error.
     if comm.rank() == 0 {
         comm.or_end(local::remove_unfinished(folder.root()).map_err(Failure::from));
@@ -88,6 +101,17 @@ pub fn prepare(settings: &Settings, comm: &Comm) -> Result<Folder, Failure> {
     }
     comm.barrier();
     Ok(folder)
+}
+
+/// Takes away what only showed that the folder can be written.
+fn remove_made(folder: &Folder, [root, features]: [bool; 2]) {
+    // A folder that is not empty any more belongs to somebody else, and stays.
+    if features {
+        let _ = std::fs::remove_dir(folder.features());
+    }
+    if root {
+        let _ = std::fs::remove_dir(folder.root());
+    }
 }
 
 fn make(folder: &Folder) -> Result<(), Failure> {
@@ -103,7 +127,7 @@ fn refuse_other_result(settings: &Settings, folder: &Folder) -> Result<(), Failu
     if settings.overwrite || !exists {
         return Ok(());
     }
-    let differences = match settings_of_result(&folder.result("metrics.json")) {
+    let differences = match settings_of_result(&folder.result(SETTINGS)) {
         Some(theirs) => differences(&theirs, &result_settings(settings)),
         None => Some("it does not say which settings made it".to_string()),
     };
@@ -119,8 +143,44 @@ fn refuse_other_result(settings: &Settings, folder: &Folder) -> Result<(), Failu
     }
 }
 
+/// Begins to replace the results: notes whose they will be, and takes `metrics.json` away, without
+/// which the other files are no result. A run that is stopped from here on leaves no old measurements
+/// beside new scores.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn begin_replacing(settings: &Settings, folder: &Folder) -> Result<(), Failure> {
+    let noted = serde_json::to_vec_pretty(&result_settings(settings)).map_err(|error| {
+        Failure::new(Kind::Internal, format!("cannot note the settings: {error}"))
+    })?;
+    local::write_whole(&folder.result(SETTINGS), &noted)?;
+    local::remove(&folder.result("metrics.json"))?;
+    Ok(())
+}
+
+/// Removes shards beyond the last block, which an earlier run over more images left.
+///
+/// # Errors
+/// When the folder cannot be read or written.
+pub fn remove_stale_shards(folder: &Folder, blocks: usize) -> Result<(), Failure> {
+    for path in local::files(&folder.features())? {
+        let number = path
+            .file_name()
+            .and_then(|name| {
+                name.to_str()?
+                    .strip_prefix("block-")?
+                    .strip_suffix(".parquet")
+            })
+            .and_then(|number| number.parse::<usize>().ok());
+        if number.is_some_and(|number| number >= blocks) {
+            local::remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
 /// The settings that decide what a result is, by option.
-pub fn result_settings(settings: &Settings) -> BTreeMap<String, String> {
+fn result_settings(settings: &Settings) -> BTreeMap<String, String> {
     settings
         .listed
         .iter()
@@ -129,17 +189,9 @@ pub fn result_settings(settings: &Settings) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The settings that an earlier run noted in its `metrics.json`.
+/// The settings that an earlier run noted.
 fn settings_of_result(path: &Path) -> Option<BTreeMap<String, String>> {
-    let metrics: serde_json::Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-    let listed = metrics.get("settings")?.as_object()?;
-    let pairs = listed.iter().filter_map(|(name, setting)| {
-        let value = setting.get("value")?.as_str()?;
-        RESULT_SETTINGS
-            .contains(&name.as_str())
-            .then(|| (name.clone(), value.to_string()))
-    });
-    Some(pairs.collect())
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
 /// What is not the same, as a user would say it.

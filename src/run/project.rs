@@ -5,8 +5,11 @@ use crate::dataset::outcome::Outcome;
 use crate::error::{Failure, Kind};
 use crate::output::shard::ShardRow;
 use crate::pca::{self, CertificatePart, Model};
+use crate::store::local;
 use crate::timing::Phase;
 use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Seek, Write};
 
 /// What rank 0 writes for one block.
 pub struct ScoredBlock {
@@ -20,38 +23,43 @@ pub struct ScoredBlock {
     pub reconstruction_error: Vec<f32>,
 }
 
+/// The scored blocks of this rank, in a file beside the results until rank 0 wants them: memory does
+/// not grow with the number of images.
+pub struct Spill {
+    file: File,
+    blocks: usize,
+}
+
 /// Projects the blocks of this rank; also returns what the certificate needs of each.
 ///
 /// # Errors
 /// Local to this rank: the caller has to end the job.
-pub fn project(
-    job: &Job,
-    model: &Model,
-) -> Result<(Vec<ScoredBlock>, Vec<CertificatePart>), Failure> {
-    let mut blocks = Vec::new();
+pub fn project(job: &Job, model: &Model) -> Result<(Spill, Vec<CertificatePart>), Failure> {
+    let mut writer = BufWriter::new(local::scratch(&job.folder.features())?);
     let mut parts = Vec::new();
     for block in job.listing.blocks.clone() {
         let shard = job.shard_of(block)?;
         let _projecting = job.phases.start(Phase::Project);
         let projected = pca::project_block(model, &rows_of(&shard)?);
-        // The label rule may have changed since the shard was written; features do not depend on it.
-        let rows = shard
-            .rows
-            .into_iter()
-            .map(|row| ShardRow {
-                label: job.settings.label.label(&row.path),
-                ..row
-            })
-            .collect();
-        blocks.push(ScoredBlock {
-            rows,
+        let scored = ScoredBlock {
+            rows: shard.rows,
             outcomes: shard.outcomes,
             scores: projected.scores.iter().copied().collect(),
             reconstruction_error: projected.reconstruction_error,
-        });
+        };
+        let bytes = to_bytes(&scored)?;
+        writer
+            .write_all(&(bytes.len() as u64).to_le_bytes())
+            .and_then(|()| writer.write_all(&bytes))
+            .map_err(unspillable)?;
         parts.push(projected.part);
     }
-    Ok((blocks, parts))
+    let mut file = writer
+        .into_inner()
+        .map_err(|error| unspillable(error.into_error()))?;
+    file.rewind().map_err(unspillable)?;
+    let blocks = parts.len();
+    Ok((Spill { file, blocks }, parts))
 }
 
 /// Hands the blocks of all ranks to rank 0 in their order, one at a time.
@@ -60,24 +68,36 @@ pub fn project(
 /// Local to this rank: the caller has to end the job.
 pub fn collect(
     job: &Job,
-    mine: Vec<ScoredBlock>,
+    mine: Spill,
     mut write: impl FnMut(ScoredBlock) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    if job.comm.rank() > 0 {
-        for block in mine {
-            job.comm.send_bytes(&to_bytes(&block)?, 0);
+    let mut reader = BufReader::new(mine.file);
+    for _ in 0..mine.blocks {
+        let mut length = [0; 8];
+        reader.read_exact(&mut length).map_err(unspillable)?;
+        let mut bytes = vec![0; u64::from_le_bytes(length) as usize];
+        reader.read_exact(&mut bytes).map_err(unspillable)?;
+        if job.comm.rank() > 0 {
+            job.comm.send_bytes(&bytes, 0);
+        } else {
+            write(from_bytes(&bytes)?)?;
         }
-        return Ok(());
     }
-    for block in mine {
-        write(block)?;
-    }
-    for rank in 1..job.comm.size() {
-        for _ in job.listing.slices.blocks_of(rank) {
-            write(from_bytes(&job.comm.receive_bytes(rank))?)?;
+    if job.comm.rank() == 0 {
+        for rank in 1..job.comm.size() {
+            for _ in job.listing.slices.blocks_of(rank) {
+                write(from_bytes(&job.comm.receive_bytes(rank))?)?;
+            }
         }
     }
     Ok(())
+}
+
+fn unspillable(error: std::io::Error) -> Failure {
+    Failure::new(
+        Kind::Io,
+        format!("cannot keep the scores in a temporary file of the output folder: {error}"),
+    )
 }
 
 /// The texts of a block; its numbers follow as bytes.

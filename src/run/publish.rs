@@ -4,8 +4,8 @@
 use super::announce::{self, count};
 use super::featurize::Job;
 use super::network::Network;
-use super::output_folder::RESULTS;
-use super::project::{ScoredBlock, collect, project};
+use super::output_folder::{RESULTS, begin_replacing, remove_stale_shards};
+use super::project::{Spill, collect, project};
 use super::tally::Tally;
 use crate::comm::hosts::Place;
 use crate::dataset::outcome::{Outcome, Status};
@@ -21,7 +21,7 @@ use crate::pca::{self, Certificate, Model};
 use crate::store::local::{FinishedFile, WholeFile};
 use crate::timing::{Phase, summarize};
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 use tracing::info;
 
 /// Everything that the results are made from.
@@ -38,6 +38,8 @@ pub struct Finished<'a> {
     pub model: &'a Model,
     /// Where this rank runs.
     pub place: &'a Place,
+    /// A sentence where the ranks' processors differ.
+    pub unlike_hosts: Option<String>,
     /// When the run began.
     pub started: SystemTime,
 }
@@ -48,13 +50,13 @@ pub struct Finished<'a> {
 /// On all ranks, when the certificate fails (nothing is published then) or a file cannot be written.
 pub fn publish(run: &Finished) -> Result<(), Failure> {
     let comm = run.job.comm;
-    let (blocks, parts) = comm.or_end(project(run.job, run.model));
+    let (spill, parts) = comm.or_end(project(run.job, run.model));
     let certificate = check(run, parts)?;
     let ranks = Ranks::gather(run);
     comm.agree(match (ranks, certificate) {
-        (Some(ranks), Some(certificate)) => write_results(run, blocks, &certificate, &ranks),
+        (Some(ranks), Some(certificate)) => write_results(run, spill, &certificate, ranks),
         // The others only hand over their blocks.
-        _ => collect(run.job, blocks, |_| Ok(())),
+        _ => collect(run.job, spill, |_| Ok(())),
     })?;
     if comm.rank() == 0 {
         let folder = run.job.folder.root().display();
@@ -111,10 +113,11 @@ impl Ranks {
 /// Writes every file aside, then gives them their names in the order of [`RESULTS`].
 fn write_results(
     run: &Finished,
-    blocks: Vec<ScoredBlock>,
+    spill: Spill,
     certificate: &Certificate,
-    ranks: &Ranks,
+    mut ranks: Ranks,
 ) -> Result<(), Failure> {
+    let began = Instant::now();
     let create = |name: &str| WholeFile::create(&run.job.folder.result(name));
     let k = run.model.k();
     let mut outcomes = OutcomesParquet::new(create("outcomes.parquet")?)?;
@@ -123,7 +126,7 @@ fn write_results(
     let mut scatter = Scatter::new(run.tally.images.ok);
     let mut failures: Vec<Outcome> = Vec::new();
     let mut position = 0;
-    collect(run.job, blocks, |block| {
+    collect(run.job, spill, |block| {
         let scored = ScoreBlock {
             rows: &block.rows,
             pca: &block.scores,
@@ -151,7 +154,9 @@ fn write_results(
     model_file(run).write_to(&mut model)?;
     let model = model.finish()?;
 
-    let metrics = metrics(run, certificate, ranks);
+    // What is left to write after this cannot count itself.
+    ranks.phases[0][Phase::Publish as usize] += began.elapsed().as_secs_f64();
+    let metrics = metrics(run, certificate, &ranks);
     announce::phases(&metrics.phases);
     let mut report = create("report.html")?;
     Report {
@@ -165,21 +170,12 @@ fn write_results(
     metrics.write_to(&mut numbers)?;
     let numbers = numbers.finish()?;
 
-    remove_stale_shards(run)?;
+    let folder = run.job.folder;
+    remove_stale_shards(folder, run.job.listing.slices.blocks())?;
+    begin_replacing(run.job.settings, folder)?;
     let finished: [FinishedFile; RESULTS.len()] = [outcomes, parquet, csv, model, report, numbers];
     for file in finished {
         file.publish()?;
-    }
-    Ok(())
-}
-
-/// Shards beyond the last block, of an earlier run over more images, are not part of this result.
-fn remove_stale_shards(run: &Finished) -> Result<(), Failure> {
-    let folder = run.job.folder;
-    let mut block = run.job.listing.slices.blocks();
-    while folder.shard(block).exists() {
-        crate::store::local::remove(&folder.shard(block))?;
-        block += 1;
     }
     Ok(())
 }
@@ -282,6 +278,7 @@ fn metrics(run: &Finished, certificate: &Certificate, ranks: &Ranks) -> Metrics 
 fn warnings(run: &Finished) -> Vec<String> {
     let mut warnings: Vec<String> = run.network.note.iter().cloned().collect();
     warnings.extend(run.place.binding_warning());
+    warnings.extend(run.unlike_hosts.clone());
     let images = run.tally.images;
     if images.failed > 0 {
         warnings.push(format!(

@@ -1,7 +1,7 @@
 //! What became of all images, on all ranks, after the network.
 
 use super::featurize::{Block, Featurized, Job};
-use crate::dataset::outcome::{Outcome, Status};
+use crate::dataset::outcome::Outcome;
 use crate::error::{Failure, Kind};
 use crate::output::metrics::Images;
 use tracing::{error, warn};
@@ -36,31 +36,43 @@ impl Tally {
 /// On all ranks, after rank 0 has named every bad image, when no image is left or too many are bad.
 pub fn tally(job: &Job, featurized: &Featurized) -> Result<Tally, Failure> {
     let tally = count(job, &featurized.blocks, featurized.seconds);
-    let named = name_bad_images(job, &featurized.blocks, &tally);
-    let Images { failed, ok, .. } = tally.images;
+    let Images {
+        failed,
+        ok,
+        skipped,
+        ..
+    } = tally.images;
     let fraction = failed as f64 / (failed + ok).max(1) as f64;
-    if ok == 0 {
-        name_all(&named);
-        return Err(Failure::new(
-            Kind::Input,
-            format!(
-                "no image is left: {failed} failed, {} skipped",
-                tally.images.skipped
-            ),
-        ));
+    let verdict = if ok == 0 {
+        Some(format!(
+            "no image is left: {failed} failed, {skipped} skipped"
+        ))
+    } else if fraction > job.settings.max_bad_fraction {
+        Some(format!(
+            "{failed} of {} images are bad, more than the fraction {} of --max-bad-fraction",
+            failed + ok,
+            job.settings.max_bad_fraction
+        ))
+    } else {
+        None
+    };
+    let most = if verdict.is_some() { usize::MAX } else { NAMED };
+    let named = name_bad_images(job, &featurized.blocks, most);
+    if let Some(text) = verdict {
+        for sentence in &named {
+            error!("{sentence}");
+        }
+        return Err(Failure::new(Kind::Input, text));
     }
-    if fraction > job.settings.max_bad_fraction {
-        name_all(&named);
-        return Err(Failure::new(
-            Kind::Input,
-            format!(
-                "{failed} of {} images are bad, more than the fraction {} of --max-bad-fraction",
-                failed + ok,
-                job.settings.max_bad_fraction
-            ),
-        ));
+    for sentence in named.iter().take(NAMED) {
+        warn!("{sentence}");
     }
-    name_some(&named);
+    if failed > NAMED as u64 && job.comm.rank() == 0 {
+        warn!(
+            "and {} more bad images: see outcomes.parquet",
+            failed - NAMED as u64
+        );
+    }
     Ok(tally)
 }
 
@@ -69,20 +81,13 @@ fn count(job: &Job, blocks: &[Block], seconds: f64) -> Tally {
     let rows_per_block = job.comm.all_gather_u64(&rows).concat();
     let mut mine = [0u64; 6];
     for block in blocks {
-        for outcome in &block.outcomes {
-            let slot = match outcome.status {
-                Status::Ok => 0,
-                Status::Skipped => 1,
-                Status::Failed => 2,
-            };
-            mine[slot] += 1;
-            if !block.resumed {
-                mine[3] += outcome.bytes;
-            }
-        }
+        mine[0] += block.rows as u64;
+        mine[1] += block.skipped as u64;
+        mine[2] += block.failed.len() as u64;
         if block.resumed {
-            mine[4] += block.outcomes.len() as u64;
+            mine[4] += block.images() as u64;
         } else {
+            mine[3] += block.bytes;
             mine[5] += block.rows as u64;
         }
     }
@@ -115,15 +120,12 @@ fn count(job: &Job, blocks: &[Block], seconds: f64) -> Tally {
     }
 }
 
-/// The bad images of all ranks at rank 0, nothing elsewhere.
-fn name_bad_images(job: &Job, blocks: &[Block], tally: &Tally) -> Vec<String> {
-    if tally.images.failed == 0 {
-        return Vec::new();
-    }
+/// Bad images of all ranks at rank 0, at most so many of each rank; nothing elsewhere.
+fn name_bad_images(job: &Job, blocks: &[Block], most: usize) -> Vec<String> {
     let mine: Vec<String> = blocks
         .iter()
-        .flat_map(|block| &block.outcomes)
-        .filter(|outcome| outcome.status == Status::Failed)
+        .flat_map(|block| &block.failed)
+        .take(most)
         .map(sentence)
         .collect();
     // A newline cannot be confused with one in a file name: `sentence` escapes those.
@@ -131,14 +133,11 @@ fn name_bad_images(job: &Job, blocks: &[Block], tally: &Tally) -> Vec<String> {
         .comm
         .gather_bytes(mine.join("\n").as_bytes())
         .unwrap_or_default();
-    all.iter()
-        .flat_map(|rank| {
-            String::from_utf8_lossy(rank)
-                .lines()
-                .map(str::to_string)
-                .collect::<Vec<_>>()
-        })
-        .collect()
+    let mut named = Vec::new();
+    for rank in &all {
+        named.extend(String::from_utf8_lossy(rank).lines().map(str::to_string));
+    }
+    named
 }
 
 fn sentence(outcome: &Outcome) -> String {
@@ -151,22 +150,4 @@ fn sentence(outcome: &Outcome) -> String {
             .unwrap_or("unknown cause")
             .replace('\n', " ")
     )
-}
-
-fn name_all(named: &[String]) {
-    for sentence in named {
-        error!("{sentence}");
-    }
-}
-
-fn name_some(named: &[String]) {
-    for sentence in named.iter().take(NAMED) {
-        warn!("{sentence}");
-    }
-    if named.len() > NAMED {
-        warn!(
-            "and {} more bad images: see outcomes.parquet",
-            named.len() - NAMED
-        );
-    }
 }

@@ -115,6 +115,14 @@ impl FinishedFile {
     }
 }
 
+/// A file without a name, for what does not fit in memory; it is gone with its last handle.
+pub fn scratch(folder: &Path) -> Result<File, StoreError> {
+    tempfile::tempfile_in(folder).map_err(|source| StoreError::Write {
+        path: folder.join("a temporary file"),
+        source,
+    })
+}
+
 /// Writes a whole file or none.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let mut file = WholeFile::create(path)?;
@@ -125,29 +133,42 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     file.finish()?.publish()
 }
 
-/// Removes a file.
+/// Removes a file; one that is not there is fine.
 pub fn remove(path: &Path) -> Result<(), StoreError> {
-    fs::remove_file(path).map_err(|source| StoreError::Write {
-        path: path.to_path_buf(),
-        source,
-    })
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(|source| StoreError::Remove {
+            path: path.to_path_buf(),
+            source,
+        }),
+    }
 }
 
-/// Removes what a killed run left unfinished in a folder; a folder that is not there is fine.
-pub fn remove_unfinished(folder: &Path) -> Result<(), StoreError> {
+/// The paths in a folder, sorted; none where the folder is not there.
+pub fn files(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let list_error = |source| StoreError::List {
         path: folder.to_path_buf(),
         source,
     };
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(list_error(error)),
     };
-    for entry in entries {
-        let entry = entry.map_err(list_error)?;
-        if entry.file_name().to_string_lossy().contains(UNFINISHED) {
-            remove(&entry.path())?;
+    let mut paths = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>, io::Error>>()
+        .map_err(list_error)?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Removes what a killed run left unfinished in a folder; a folder that is not there is fine.
+pub fn remove_unfinished(folder: &Path) -> Result<(), StoreError> {
+    for path in files(folder)? {
+        let name = path.file_name().unwrap_or_default();
+        if name.to_string_lossy().contains(UNFINISHED) {
+            remove(&path)?;
         }
     }
     Ok(())

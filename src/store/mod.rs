@@ -33,6 +33,14 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// A file could not be removed.
+    #[error("cannot remove \"{}\"", path.display())]
+    Remove {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A folder could not be made.
     #[error("cannot create the folder \"{}\"", path.display())]
     CreateFolder {
@@ -49,6 +57,7 @@ impl Classify for StoreError {
             StoreError::Read { .. }
             | StoreError::List { .. }
             | StoreError::Write { .. }
+            | StoreError::Remove { .. }
             | StoreError::CreateFolder { .. } => Kind::Io,
         }
     }
