@@ -1,6 +1,7 @@
 //! What became of every listed image. A bad image is a value here, not an error.
 
 use serde::{Deserialize, Serialize};
+use std::fmt::Write;
 
 /// How the work on one image ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,4 +43,15 @@ pub struct Outcome {
     pub height: u32,
     /// SHA-256 of the file, in lower-case hex; empty where it could not be read.
     pub sha256: String,
+}
+
+/// Lower-case hexadecimal digits, the form of every digest that p8 writes.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }

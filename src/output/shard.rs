@@ -58,7 +58,7 @@ use parquet::file::reader::ChunkReader;
 use parquet::schema::types::ColumnPath;
 use sha2::{Digest, Sha256};
 
-use crate::dataset::outcome::{Outcome, Status};
+use crate::dataset::outcome::{Outcome, Status, hex};
 use crate::error::{Classify, Kind};
 use crate::output::parquet_properties;
 
@@ -551,10 +551,6 @@ fn features_sha256(features: &[f32]) -> String {
         digest.update(&bytes);
     }
     hex(&digest.finalize())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -141,11 +141,7 @@ pub fn rows_of(shard: &Shard) -> Result<Array2<f64>, Failure> {
 /// Local to this rank: the caller has to end the job.
 pub fn featurize(job: &Job, executor: &mut dyn Executor) -> Result<Featurized, Failure> {
     let started = Instant::now();
-    let mut progress = Progress::start(
-        job.comm,
-        job.listing.slices.images(),
-        job.settings.log.level,
-    );
+    let mut progress = Progress::start(job.comm, job.listing.slices.images(), job.settings.log);
     let mut finished: BTreeMap<usize, Block> = BTreeMap::new();
     for block in job.listing.blocks.clone() {
         if let Some(shard) = resume::finished(job, block)? {

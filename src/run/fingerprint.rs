@@ -1,9 +1,9 @@
 //! What makes two blocks of features the same: every setting that changes a feature, and the files.
 
-use super::load::hex;
 use super::network::Network;
 use super::settings::Settings;
 use crate::dataset::list::Entry;
+use crate::dataset::outcome::hex;
 use crate::model::executor::Executor;
 use sha2::{Digest, Sha256};
 

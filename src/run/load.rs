@@ -1,12 +1,11 @@
 //! One image from its file to the pixels that the network sees.
 
 use crate::dataset::list::Entry;
-use crate::dataset::outcome::{Outcome, Status};
+use crate::dataset::outcome::{Outcome, Status, hex};
 use crate::image::{self, Exif, Limits, Preprocess, Rgb8};
 use crate::store::local;
 use crate::timing::{Phase, Phases};
 use sha2::{Digest, Sha256};
-use std::fmt::Write;
 
 /// Most bytes that are read of one image: more than any picture within the limit of pixels needs, and
 /// few enough for every loader thread to hold one.
@@ -91,16 +90,5 @@ fn claims_to_be_an_image(entry: &Entry) -> bool {
             image::EXTENSIONS
                 .iter()
                 .any(|known| known.eq_ignore_ascii_case(e))
-        })
-}
-
-/// Lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
         })
 }

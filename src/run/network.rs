@@ -2,6 +2,7 @@
 
 use super::settings::{Level, SAMPLE_SEED, Settings, WeightsChoice};
 use crate::comm::Comm;
+use crate::dataset::outcome::hex;
 use crate::error::{Failure, Kind};
 use crate::image::{Preprocess, SIDE};
 use crate::model::burn_executor::{BurnBackend, BurnExecutor};
@@ -154,7 +155,7 @@ fn untrained(settings: &Settings, seed: u64, reason: Option<&str>) -> Network {
     }
     Network {
         id: format!("seeded:{seed}"),
-        sha256: super::load::hex(&<sha2::Sha256 as sha2::Digest>::digest(format!(
+        sha256: hex(&<sha2::Sha256 as sha2::Digest>::digest(format!(
             "p8 seeded weights 1: {seed}"
         ))),
         pretrained: false,

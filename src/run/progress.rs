@@ -1,7 +1,7 @@
 //! How far all ranks are, told on rank 0: a line that rewrites itself on a terminal, else a line
 //! every 30 seconds.
 
-use super::settings::Level;
+use super::settings::{Level, Log, LogFormat};
 use crate::comm::Comm;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ pub struct Progress<'a> {
 
 impl<'a> Progress<'a> {
     /// Starts the clock; `total` images on all ranks.
-    pub fn start(comm: &'a Comm, total: usize, level: Level) -> Self {
+    pub fn start(comm: &'a Comm, total: usize, log: Log) -> Self {
         Progress {
             comm,
             total: total as u64,
@@ -46,7 +46,8 @@ impl<'a> Progress<'a> {
             mine: Done::default(),
             noted: None,
             ranks: vec![(Done::default(), false); comm.size()],
-            on_terminal: level != Level::Quiet
+            on_terminal: log.level != Level::Quiet
+                && log.format == LogFormat::Human
                 && comm.rank() == 0
                 && std::io::stderr().is_terminal(),
             shown: None,

@@ -21,28 +21,18 @@ pub fn finished(job: &Job, block: usize) -> Result<Option<Shard>, Failure> {
     if !job.settings.resume || !path.exists() {
         return Ok(None);
     }
-    let read = local::read(&path)
-        .map_err(Failure::from)
-        .and_then(|bytes| shard::decode(Bytes::from(bytes)).map_err(Failure::from));
-    let mut shard = match read {
-        Ok(shard) => shard,
+    let mut shard = match read(job, block) {
+        Ok(Some(shard)) => shard,
+        Ok(None) => {
+            debug!("block {block} is computed again: other settings or files");
+            return Ok(None);
+        }
         Err(failure) => {
             let path = path.display().to_string();
             warn!("block {block} is computed again: {path:?} is damaged: {failure}");
             return Ok(None);
         }
     };
-    let wanted = fingerprint::of_block(&job.fingerprint, job.listing.entries_of(block));
-    // The same files may stand elsewhere in a longer list.
-    let images = job.listing.slices.images_of(block);
-    let moved = shard
-        .rows
-        .iter()
-        .any(|row| !images.contains(&(row.index as usize)));
-    if shard.block != block || shard.fingerprint != wanted || moved {
-        debug!("block {block} is computed again: other settings or files");
-        return Ok(None);
-    }
     let label = |row: &ShardRow| job.settings.label.label(&row.path);
     if shard.rows.iter().any(|row| row.label != label(row)) {
         for row in &mut shard.rows {
@@ -51,4 +41,20 @@ pub fn finished(job: &Job, block: usize) -> Result<Option<Shard>, Failure> {
         write_shard(job, &shard)?;
     }
     Ok(Some(shard))
+}
+
+/// The shard of a block where it is of these settings and files; its footer decides before the rest
+/// is read.
+fn read(job: &Job, block: usize) -> Result<Option<Shard>, Failure> {
+    let bytes = Bytes::from(local::read(&job.folder.shard(block))?);
+    let header = shard::read_header(&bytes)?;
+    let wanted = fingerprint::of_block(&job.fingerprint, job.listing.entries_of(block));
+    if header.block != block || header.fingerprint != wanted {
+        return Ok(None);
+    }
+    let shard = shard::decode(bytes)?;
+    // The same files may stand elsewhere in a longer list.
+    let images = job.listing.slices.images_of(block);
+    let in_place = |row: &ShardRow| images.contains(&(row.index as usize));
+    Ok(shard.rows.iter().all(in_place).then_some(shard))
 }
