@@ -4,7 +4,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
+use crate::dataset::DatasetError;
 use crate::dataset::label::LabelRule;
+use crate::error::chain;
 use crate::image::{Exif, Preprocess};
 use crate::model::{Layer, Pool, Topology};
 use crate::pca::Solver;
@@ -55,7 +57,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATTERN", help_heading = "Images")]
     pub glob: Option<String>,
     /// Label of an image: parent (its folder), none, or regex:EXPR [default: parent]
-    #[arg(long, value_name = "RULE", help_heading = "Images")]
+    #[arg(long, value_name = "RULE", value_parser = label_rule, help_heading = "Images")]
     pub label: Option<LabelRule>,
     /// Orientation noted by the camera [default: apply]
     #[arg(long, value_enum, help_heading = "Images")]
@@ -179,6 +181,10 @@ fn positive_fraction(text: &str) -> Result<f64, String> {
         Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
         _ => Err("expected a number above 0 and up to 1".into()),
     }
+}
+
+fn label_rule(text: &str) -> Result<LabelRule, String> {
+    text.parse().map_err(|error: DatasetError| chain(&error))
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

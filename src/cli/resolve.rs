@@ -30,9 +30,9 @@ pub fn resolve(
     let inputs = if args.input.is_empty() {
         vec![PathBuf::from(SAMPLE_INPUT)]
     } else {
-        args.input
+        args.input.iter().map(plain).collect()
     };
-    let output = args.output.unwrap_or_else(|| PathBuf::from("p8-out"));
+    let output = plain(&args.output.unwrap_or_else(|| PathBuf::from("p8-out")));
     for path in inputs.iter().chain([&output]) {
         if path.to_string_lossy().starts_with("s3://") {
             return Err(format!(
@@ -84,6 +84,21 @@ pub fn resolve(
     };
     settings.listed = listed(&settings, sources);
     Ok(settings)
+}
+
+/// The path without what does not change it: `a/`, `./a` and `a` are one folder, and one setting.
+fn plain(path: &PathBuf) -> PathBuf {
+    if path.to_string_lossy().contains("://") {
+        return path.clone();
+    }
+    let plain: PathBuf = path.components().collect();
+    plain.strip_prefix("./").map_or(plain.clone(), |below| {
+        if below.as_os_str().is_empty() {
+            PathBuf::from(".")
+        } else {
+            below.to_path_buf()
+        }
+    })
 }
 
 /// The folder of the weights that were downloaded.
@@ -190,6 +205,21 @@ mod tests {
         assert_eq!((all.layer, all.pool), (Layer::Layer4, Pool::Avg));
         assert_eq!(all.max_bad_fraction, 0.5);
         assert_eq!(all.label.to_string(), "parent");
+    }
+
+    #[test]
+    fn spellings_of_one_folder_are_one_setting() {
+        for (typed, meant) in [
+            ("a/", "a"),
+            ("./a", "a"),
+            ("a/./b/", "a/b"),
+            (".", "."),
+            ("./", "."),
+        ] {
+            let all = settings(&["--input", typed, "--output", typed]).unwrap();
+            assert_eq!(all.inputs[0].as_os_str(), meant);
+            assert_eq!(all.output.as_os_str(), meant);
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub fn dry_run(
     listing: &Listing,
     threads: usize,
 ) -> Result<(), Failure> {
-    let (seconds_per_image, width) = comm.or_end(measure(settings, threads));
+    let (seconds_per_image, width) = comm.agree(measure(settings, threads))?;
     let slowest = comm
         .all_gather_f64(&[seconds_per_image * listing.entries().len() as f64])
         .concat()
@@ -54,9 +54,12 @@ pub fn dry_run(
         size(4.0 * (width * images) as f64)
     );
     println!("solver        {}: {reason}", solver.as_str());
+    let factorisation = pca::memory_bytes(solver, images, width, comm.size());
     println!(
-        "memory        about {} a rank at the peak of the factorisation",
-        size(pca::memory_bytes(solver, images, width, comm.size()))
+        "memory        about {} a rank: {} for the network (measured), {} for the factorisation",
+        size(peak_bytes() + factorisation),
+        size(peak_bytes()),
+        size(factorisation)
     );
     println!(
         "time          about {:.0} s for the features with {} a rank (measured on one blank image for each thread)",
@@ -101,6 +104,19 @@ fn measure(settings: &Settings, threads: usize) -> Result<(f64, usize), Failure>
     let started = Instant::now();
     executor.features(&batch)?;
     Ok((started.elapsed().as_secs_f64() / threads as f64, width))
+}
+
+/// The most memory that this rank has had until now, by which time it has run the network.
+fn peak_bytes() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes = status.lines().find_map(|line| {
+        line.strip_prefix("VmHWM:")?
+            .split_whitespace()
+            .next()?
+            .parse::<f64>()
+            .ok()
+    });
+    1024.0 * kilobytes.unwrap_or(0.0)
 }
 
 fn weights_state(settings: &Settings) -> String {

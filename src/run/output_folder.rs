@@ -6,6 +6,7 @@ use crate::error::{Failure, Kind};
 use crate::store::local::{self, WholeFile};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use tracing::warn;
 
 /// Names of the results, in the order in which they are published; the last one says that all
 /// others are there.
@@ -79,11 +80,19 @@ pub fn prepare(settings: &Settings, comm: &Comm) -> Result<Folder, Failure> {
     let folder = Folder {
         root: settings.output.clone(),
     };
-    comm.agree(if comm.rank() == 0 {
+    let refused = comm.agree(if comm.rank() == 0 {
         refuse_other_result(settings, &folder)
     } else {
         Ok(())
-    })?;
+    });
+    match refused {
+        // A plan is still worth seeing.
+        Err(failure) if settings.dry_run && comm.rank() == 0 => {
+            warn!("the run itself would be refused: {failure}");
+        }
+        Err(_) if settings.dry_run => {}
+        refused => refused?,
+    }
     let made = [folder.root().to_path_buf(), folder.features()].map(|path| !path.exists());
     comm.barrier();
     comm.agree(make(&folder))?;

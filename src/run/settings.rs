@@ -131,10 +131,16 @@ impl FromStr for WeightsChoice {
                 .map(WeightsChoice::Seeded)
                 .map_err(|_| format!("expected a whole number after seeded:, not \"{seed}\""));
         }
-        if text.is_empty() {
-            return Err("expected a name or a file".into());
+        let path = PathBuf::from(text);
+        // A word without a dot or a slash is a mistyped name rather than a file, unless it is there.
+        if !text.contains(['.', '/']) && !path.exists() {
+            let names: Vec<&str> = Named::ALL.into_iter().map(Named::name).collect();
+            return Err(format!(
+                "expected {}, seeded:N or a file, and there is no file of this name",
+                names.join(", ")
+            ));
         }
-        Ok(WeightsChoice::Path(PathBuf::from(text)))
+        Ok(WeightsChoice::Path(path))
     }
 }
 
@@ -170,5 +176,7 @@ mod tests {
         assert!(matches!("seeded:7".parse(), Ok(WeightsChoice::Seeded(7))));
         assert!("seeded:x".parse::<WeightsChoice>().is_err());
         assert!("".parse::<WeightsChoice>().is_err());
+        let error = "torchvision-v3".parse::<WeightsChoice>().unwrap_err();
+        assert!(error.contains("torchvision-v2"), "{error}");
     }
 }
