@@ -10,7 +10,7 @@ use crate::pca::{Components, PcaSettings, Solver};
 use crate::run::settings::{Level, Log, LogFormat, SAMPLE_INPUT, Setting, Settings, WeightsChoice};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Fraction of the variance that the default number of components explains.
 const DEFAULT_VARIANCE: f64 = 0.95;
@@ -30,7 +30,7 @@ pub fn resolve(
     let inputs = if args.input.is_empty() {
         vec![PathBuf::from(SAMPLE_INPUT)]
     } else {
-        args.input.iter().map(plain).collect()
+        args.input.iter().map(|path| plain(path)).collect()
     };
     let output = plain(&args.output.unwrap_or_else(|| PathBuf::from("p8-out")));
     for path in inputs.iter().chain([&output]) {
@@ -87,9 +87,9 @@ pub fn resolve(
 }
 
 /// The path without what does not change it: `a/`, `./a` and `a` are one folder, and one setting.
-fn plain(path: &PathBuf) -> PathBuf {
+fn plain(path: &Path) -> PathBuf {
     if path.to_string_lossy().contains("://") {
-        return path.clone();
+        return path.to_path_buf();
     }
     let plain: PathBuf = path.components().collect();
     plain.strip_prefix("./").map_or(plain.clone(), |below| {

@@ -211,12 +211,11 @@ fn compute(
                     return Err(Failure::new(Kind::Internal, "more images than blocks hold"));
                 };
                 block.add(job, outcome, row);
-                if block.is_full() {
-                    if let Some(full) = std::mem::replace(&mut open, blocks.next()) {
-                        let shard = full.shard;
-                        write_shard(job, &shard)?;
-                        finished.insert(shard.block, Block::of(&shard, false));
-                    }
+                if block.is_full()
+                    && let Some(full) = std::mem::replace(&mut open, blocks.next())
+                {
+                    write_shard(job, &full.shard)?;
+                    finished.insert(full.shard.block, Block::of(&full.shard, false));
                 }
             }
             progress.add(done);
