@@ -1,0 +1,181 @@
+//! The inner loops of the convolutions, for every instruction set.
+//!
+//! Activations of one image lie as nChw16c, `[channels / 16, height * width, 16]`, so that sixteen
+//! neighbouring channels of a pixel are one vector; missing channels are zero. One kernel, the
+//! convolution tile ([`Tile`]), computes a few pixels by one or two blocks of sixteen output
+//! channels, and all convolutions are made of it: 1x1 with any stride, k x k as k² taps over an
+//! input with a border of zeros, and the matrix products of im2col and Winograd.
+//!
+//! Every kernel adds in the same order: the accumulator starts as the bias, then come the taps, in
+//! each tap the channel blocks, in each block the sixteen channels, then the residual is added and
+//! negative values are cut. The result of a pixel therefore does not depend on the tile that it is
+//! computed in. AVX2 and AVX-512 fuse multiplication and addition and give the same bits; the
+//! scalar kernel rounds twice and does not.
+//!
+//! A kernel's name is `operation_type_tile_isa`, with the tile counted in elements:
+//! `conv_f32_14x32_avx512` computes 14 pixels by 32 channels. [`scalar`] is the definition.
+//! [`Kernels::of`] is the one list: an instruction set, its tile and its functions. The functions
+//! behind it are unsafe; [`Kernels::conv_tile`] is the safe door in front of them.
+
+pub mod aligned;
+pub mod isa;
+pub mod pack;
+
+mod scalar;
+
+pub use aligned::AlignedBuffer;
+pub use isa::{Isa, UnknownIsa};
+pub use pack::PackedWeights;
+
+/// Channels in a block, on every instruction set.
+pub const BLOCK: usize = 16;
+
+/// One output tile of a convolution: up to [`Kernels::max_pixels`] pixels by up to
+/// [`Kernels::max_blocks`] blocks of output channels.
+#[derive(Debug, Clone, Copy)]
+pub struct Tile<'a> {
+    /// The input from the first pixel's first channel on; it may end after the last value read.
+    pub input: &'a [f32],
+    /// The offset of every tap into `input`, in floats; at least one.
+    pub taps: &'a [usize],
+    /// Floats from the input of one output pixel to that of the next: 16 for stride 1, 32 for
+    /// stride 2.
+    pub pixel_stride: usize,
+    /// Floats from one channel block of the input to the next.
+    pub block_stride: usize,
+    /// Channel blocks of the input, at least one.
+    pub blocks: usize,
+    /// `[taps, blocks, 16, out_blocks * 16]`, as [`PackedWeights`] holds them.
+    pub weights: &'a [f32],
+    /// Blocks of output channels.
+    pub out_blocks: usize,
+    /// Output pixels.
+    pub pixels: usize,
+    /// `[out_blocks * 16]`; none is zero.
+    pub bias: Option<&'a [f32]>,
+    /// Added to the sum; it lies as the output does.
+    pub residual: Option<&'a [f32]>,
+    /// Whether negative values become zero. NaN stays NaN.
+    pub relu: bool,
+    /// Floats from one block of output channels to the next, in the output and in the residual. The
+    /// pixels of a block are 16 floats apart.
+    pub out_block_stride: usize,
+}
+
+impl Tile<'_> {
+    /// Floats of `input` up to the last value that a kernel reads, or `usize::MAX` where that does
+    /// not fit a `usize`.
+    pub fn input_extent(&self) -> usize {
+        let farthest_tap = self.taps.iter().copied().max().unwrap_or(0);
+        let last_block = (self.blocks - 1).saturating_mul(self.block_stride);
+        let last_pixel = (self.pixels - 1).saturating_mul(self.pixel_stride);
+        farthest_tap
+            .saturating_add(last_block)
+            .saturating_add(last_pixel)
+            .saturating_add(BLOCK)
+    }
+
+    /// Floats of the output, and of the residual, up to the last value of the tile, or `usize::MAX`
+    /// where that does not fit a `usize`.
+    pub fn output_extent(&self) -> usize {
+        let last_block = (self.out_blocks - 1).saturating_mul(self.out_block_stride);
+        last_block.saturating_add(self.pixels.saturating_mul(BLOCK))
+    }
+
+    /// Floats of the weights, or `usize::MAX` where that does not fit a `usize`.
+    pub fn weights_extent(&self) -> usize {
+        self.taps
+            .len()
+            .saturating_mul(self.blocks)
+            .saturating_mul(BLOCK * BLOCK)
+            .saturating_mul(self.out_blocks)
+    }
+}
+
+/// The kernels of one instruction set and the tile that they are made for.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernels {
+    /// The instruction set.
+    pub isa: Isa,
+    /// The name of the convolution kernel, for the log.
+    pub conv_name: &'static str,
+    /// Output pixels in the largest tile.
+    pub max_pixels: usize,
+    /// Blocks of output channels in the largest tile; weights are packed for it.
+    pub max_blocks: usize,
+    /// Needs the instruction set, and a tile and an output that passed `conv_tile`'s checks.
+    conv_tile: unsafe fn(&Tile<'_>, &mut [f32]),
+}
+
+impl Kernels {
+    /// The kernels of an instruction set, or `None` where this machine cannot run them.
+    pub fn of(isa: Isa) -> Option<Kernels> {
+        if !isa.is_available() {
+            return None;
+        }
+        match isa {
+            Isa::Scalar => Some(Kernels {
+                isa,
+                conv_name: "conv_f32_14x32_scalar",
+                max_pixels: 14,
+                max_blocks: 2,
+                conv_tile: scalar::conv_f32_14x32_scalar,
+            }),
+            Isa::Avx2 | Isa::Avx512 => None,
+        }
+    }
+
+    /// Computes one tile into `output`, which starts at the tile's first pixel and first channel;
+    /// floats between and behind the tile's values stay as they are. 2 * taps * blocks * 16 *
+    /// pixels * `out_blocks` * 16 operations.
+    ///
+    /// # Panics
+    ///
+    /// Where the tile is empty or larger than the kernel's, where a slice is too short for it,
+    /// where the weights or the bias are not of its size, or where its output blocks overlap.
+    pub fn conv_tile(&self, tile: &Tile<'_>, output: &mut [f32]) {
+        let Tile {
+            pixels, out_blocks, ..
+        } = *tile;
+        assert!(
+            (1..=self.max_pixels).contains(&pixels) && (1..=self.max_blocks).contains(&out_blocks),
+            "a tile of {pixels} pixels x {out_blocks} blocks for {}",
+            self.conv_name
+        );
+        assert!(
+            !tile.taps.is_empty() && tile.blocks > 0,
+            "a tile without input"
+        );
+        assert!(
+            tile.input.len() >= tile.input_extent(),
+            "the tile reads {} floats of an input of {}",
+            tile.input_extent(),
+            tile.input.len()
+        );
+        assert_eq!(
+            tile.weights.len(),
+            tile.weights_extent(),
+            "floats of weights"
+        );
+        let channels = out_blocks * BLOCK;
+        assert!(
+            tile.bias.is_none_or(|bias| bias.len() == channels),
+            "the bias has not {channels} floats"
+        );
+        assert!(
+            out_blocks == 1 || tile.out_block_stride >= pixels * BLOCK,
+            "output blocks of {pixels} pixels overlap at a stride of {} floats",
+            tile.out_block_stride
+        );
+        let extent = tile.output_extent();
+        assert!(
+            output.len() >= extent && tile.residual.is_none_or(|r| r.len() >= extent),
+            "the tile spans {extent} floats, the output {}, the residual {:?}",
+            output.len(),
+            tile.residual.map(<[f32]>::len)
+        );
+        // SAFETY: `of` hands out kernels of available instruction sets only, and every extent that
+        // the kernel touches was checked above.
+        unsafe { (self.conv_tile)(tile, output) }
+    }
+}
