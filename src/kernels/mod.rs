@@ -20,6 +20,7 @@
 pub mod aligned;
 pub mod isa;
 pub mod pack;
+pub mod winograd;
 
 mod scalar;
 
