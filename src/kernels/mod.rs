@@ -21,7 +21,13 @@ pub mod aligned;
 pub mod isa;
 pub mod pack;
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod unroll;
 
 pub use aligned::AlignedBuffer;
 pub use isa::{Isa, UnknownIsa};
@@ -121,6 +127,23 @@ impl Kernels {
                 max_blocks: 2,
                 conv_tile: scalar::conv_f32_14x32_scalar,
             }),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Some(Kernels {
+                isa,
+                conv_name: "conv_f32_6x16_avx2",
+                max_pixels: avx2::MAX_PIXELS,
+                max_blocks: avx2::MAX_BLOCKS,
+                conv_tile: avx2::conv_f32_6x16_avx2,
+            }),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => Some(Kernels {
+                isa,
+                conv_name: "conv_f32_14x32_avx512",
+                max_pixels: avx512::MAX_PIXELS,
+                max_blocks: avx512::MAX_BLOCKS,
+                conv_tile: avx512::conv_f32_14x32_avx512,
+            }),
+            #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx2 | Isa::Avx512 => None,
         }
     }
