@@ -29,6 +29,9 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod unroll;
 
+#[cfg(test)]
+mod grid;
+
 pub use aligned::AlignedBuffer;
 pub use isa::{Isa, UnknownIsa};
 pub use pack::PackedWeights;
