@@ -13,7 +13,7 @@
 //! scalar kernel rounds twice and does not.
 //!
 //! A kernel's name is `operation_type_tile_isa`, with the tile counted in elements:
-//! `conv_f32_14x32_avx512` computes 14 pixels by 32 channels. [`scalar`] is the definition.
+//! `conv_f32_14x32_avx512` computes 14 pixels by 32 channels. `scalar.rs` is the definition.
 //! [`Kernels::of`] is the one list: an instruction set, its tile and its functions. The functions
 //! behind it are unsafe; [`Kernels::conv_tile`] is the safe door in front of them.
 
@@ -22,7 +22,16 @@ pub mod isa;
 pub mod pack;
 pub mod winograd;
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod unroll;
+
+#[cfg(test)]
+mod grid;
 
 pub use aligned::AlignedBuffer;
 pub use isa::{Isa, UnknownIsa};
@@ -122,6 +131,23 @@ impl Kernels {
                 max_blocks: 2,
                 conv_tile: scalar::conv_f32_14x32_scalar,
             }),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Some(Kernels {
+                isa,
+                conv_name: "conv_f32_6x16_avx2",
+                max_pixels: avx2::MAX_PIXELS,
+                max_blocks: avx2::MAX_BLOCKS,
+                conv_tile: avx2::conv_f32_6x16_avx2,
+            }),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => Some(Kernels {
+                isa,
+                conv_name: "conv_f32_14x32_avx512",
+                max_pixels: avx512::MAX_PIXELS,
+                max_blocks: avx512::MAX_BLOCKS,
+                conv_tile: avx512::conv_f32_14x32_avx512,
+            }),
+            #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx2 | Isa::Avx512 => None,
         }
     }
@@ -178,5 +204,248 @@ impl Kernels {
         // SAFETY: `of` hands out kernels of available instruction sets only, and every extent that
         // the kernel touches was checked above.
         unsafe { (self.conv_tile)(tile, output) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::SeedableRng;
+
+    use super::grid::{every_kernel, value};
+    use super::*;
+
+    #[test]
+    fn a_convolution_with_stride_two_is_made_of_tiles_over_a_bordered_input() {
+        let (in_channels, out_channels, side) = (20, 37, 9);
+        let (out_side, bordered) = (5, 11);
+        let mut random = ChaCha8Rng::seed_from_u64(11);
+        let mut draw =
+            |count: usize| -> Vec<f32> { (0..count).map(|_| value(&mut random)).collect() };
+        let image = draw(in_channels * side * side);
+        let weights = draw(out_channels * in_channels * 9);
+        let bias = draw(out_channels);
+
+        let blocks = in_channels.div_ceil(BLOCK);
+        let mut input = vec![0.0; blocks * bordered * bordered * BLOCK];
+        for channel in 0..in_channels {
+            for y in 0..side {
+                for x in 0..side {
+                    let pixel = (channel / BLOCK * bordered + y + 1) * bordered + x + 1;
+                    input[pixel * BLOCK + channel % BLOCK] = image[(channel * side + y) * side + x];
+                }
+            }
+        }
+        let taps: Vec<usize> = (0..9)
+            .map(|tap| (tap / 3 * bordered + tap % 3) * BLOCK)
+            .collect();
+
+        for kernels in every_kernel() {
+            let packed =
+                PackedWeights::new(&weights, out_channels, in_channels, 9, kernels.max_blocks);
+            let plane = out_side * out_side * BLOCK;
+            let mut padded_bias = bias.clone();
+            padded_bias.resize(packed.out_blocks() * BLOCK, 0.0);
+            let mut output = vec![f32::NAN; packed.out_blocks() * plane];
+            for group in 0..packed.groups() {
+                let first = packed.first_block_of(group);
+                let out_blocks = packed.out_blocks_of(group);
+                for y in 0..out_side {
+                    let tile = Tile {
+                        input: &input[2 * y * bordered * BLOCK..],
+                        taps: &taps,
+                        pixel_stride: 2 * BLOCK,
+                        block_stride: bordered * bordered * BLOCK,
+                        blocks,
+                        weights: packed.group(group),
+                        out_blocks,
+                        pixels: out_side,
+                        bias: Some(&padded_bias[first * BLOCK..][..out_blocks * BLOCK]),
+                        residual: None,
+                        relu: false,
+                        out_block_stride: plane,
+                    };
+                    kernels.conv_tile(&tile, &mut output[first * plane + y * out_side * BLOCK..]);
+                }
+            }
+            for (channel, &bias) in padded_bias.iter().enumerate() {
+                for y in 0..out_side {
+                    for x in 0..out_side {
+                        let at =
+                            channel / BLOCK * plane + (y * out_side + x) * BLOCK + channel % BLOCK;
+                        let mut exact = f64::from(bias);
+                        if channel < out_channels {
+                            for in_channel in 0..in_channels {
+                                for tap in 0..9 {
+                                    let (y, x) = (2 * y + tap / 3, 2 * x + tap % 3);
+                                    if (1..=side).contains(&y) && (1..=side).contains(&x) {
+                                        let pixel = (in_channel * side + y - 1) * side + x - 1;
+                                        let weight = (channel * in_channels + in_channel) * 9 + tap;
+                                        exact +=
+                                            f64::from(image[pixel]) * f64::from(weights[weight]);
+                                    }
+                                }
+                            }
+                        }
+                        // 9 * 20 products of values below one: gamma_182 times at most 181.
+                        assert!(
+                            (f64::from(output[at]) - exact).abs() < 2e-3,
+                            "{}: {} instead of {exact}",
+                            kernels.conv_name,
+                            output[at]
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_tile_that_does_not_fit_its_slices_is_refused() {
+        let input = [0.0; 4 * BLOCK];
+        let weights = [0.0; BLOCK * BLOCK];
+        let bias = [0.0; BLOCK];
+        let residual = [0.0; 4 * BLOCK];
+        let good = Tile {
+            input: &input,
+            taps: &[0],
+            pixel_stride: BLOCK,
+            block_stride: 4 * BLOCK,
+            blocks: 1,
+            weights: &weights,
+            out_blocks: 1,
+            pixels: 4,
+            bias: Some(&bias),
+            residual: Some(&residual),
+            relu: true,
+            out_block_stride: 0,
+        };
+        let pairs = [0.0; 2 * BLOCK * BLOCK];
+        let pair = Tile {
+            weights: &pairs,
+            out_blocks: 2,
+            bias: None,
+            residual: None,
+            out_block_stride: 4 * BLOCK,
+            ..good
+        };
+        let bad = [
+            ("no pixel", Tile { pixels: 0, ..good }),
+            ("too many pixels", Tile { pixels: 15, ..good }),
+            (
+                "no output",
+                Tile {
+                    out_blocks: 0,
+                    ..good
+                },
+            ),
+            ("no tap", Tile { taps: &[], ..good }),
+            ("no input block", Tile { blocks: 0, ..good }),
+            (
+                "short input",
+                Tile {
+                    input: &input[1..],
+                    ..good
+                },
+            ),
+            (
+                "tap beyond the input",
+                Tile {
+                    taps: &[0, 1],
+                    weights: &pairs,
+                    ..good
+                },
+            ),
+            (
+                "pixels beyond the input",
+                Tile {
+                    pixel_stride: 17,
+                    ..good
+                },
+            ),
+            (
+                "block beyond the input",
+                Tile {
+                    blocks: 2,
+                    weights: &pairs,
+                    ..good
+                },
+            ),
+            (
+                "a stride that overflows",
+                Tile {
+                    pixel_stride: usize::MAX / 2,
+                    ..good
+                },
+            ),
+            (
+                "a tap that overflows",
+                Tile {
+                    taps: &[usize::MAX],
+                    ..good
+                },
+            ),
+            (
+                "short weights",
+                Tile {
+                    weights: &weights[1..],
+                    ..good
+                },
+            ),
+            (
+                "long weights",
+                Tile {
+                    weights: &pairs,
+                    ..good
+                },
+            ),
+            (
+                "short bias",
+                Tile {
+                    bias: Some(&bias[1..]),
+                    ..good
+                },
+            ),
+            (
+                "short residual",
+                Tile {
+                    residual: Some(&residual[1..]),
+                    ..good
+                },
+            ),
+            (
+                "overlapping blocks",
+                Tile {
+                    out_block_stride: 4 * BLOCK - 1,
+                    ..pair
+                },
+            ),
+            (
+                "blocks beyond the output",
+                Tile {
+                    out_block_stride: 4 * BLOCK + 1,
+                    ..pair
+                },
+            ),
+            (
+                "an output that overflows",
+                Tile {
+                    out_block_stride: usize::MAX,
+                    ..pair
+                },
+            ),
+        ];
+        for kernels in every_kernel() {
+            let refuses = |tile: &Tile<'_>, floats: usize| {
+                let mut output = vec![0.0; floats];
+                std::panic::catch_unwind(move || kernels.conv_tile(tile, &mut output)).is_err()
+            };
+            assert!(!refuses(&good, 4 * BLOCK));
+            assert!(refuses(&good, 4 * BLOCK - 1), "short output");
+            assert_eq!(refuses(&pair, 8 * BLOCK), kernels.max_blocks < 2);
+            for (name, tile) in &bad {
+                assert!(refuses(tile, 8 * BLOCK), "{}: {name}", kernels.conv_name);
+            }
+        }
     }
 }
