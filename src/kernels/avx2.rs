@@ -5,6 +5,7 @@
 
 use std::arch::x86_64::*;
 
+use super::filtering::{Vector, evaluate_tile, interpolate_tile};
 use super::unroll::unroll;
 use super::{BLOCK, Tile};
 
@@ -124,4 +125,83 @@ unsafe fn conv<const PIXELS: usize, const STRIDE: usize>(tile: &Tile<'_>, output
             }
         });
     });
+}
+
+/// Evaluates a tile; see [`evaluate_tile`].
+///
+/// # Safety
+///
+/// Needs AVX2 and FMA, and the floats that it says.
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn winograd_f32_input_6x6_avx2(
+    input: *const f32,
+    row_stride: usize,
+    products: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe { evaluate_tile::<__m256>(input, row_stride, products, stride) }
+}
+
+/// Interpolates a tile; see [`interpolate_tile`].
+///
+/// # Safety
+///
+/// Needs AVX2 and FMA, and the floats that it says.
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn winograd_f32_output_4x4_avx2(
+    products: *const f32,
+    stride: usize,
+    bias: *const f32,
+    output: *mut f32,
+    row_stride: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe { interpolate_tile::<__m256>(products, stride, bias, output, row_stride) }
+}
+
+impl Vector for __m256 {
+    const LANES: usize = LANES;
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's promise, here and below.
+        unsafe { _mm256_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm256_storeu_ps(to, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        unsafe { _mm256_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        unsafe { _mm256_add_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        unsafe { _mm256_sub_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn scale(self, factor: f32) -> Self {
+        unsafe { _mm256_mul_ps(self, _mm256_set1_ps(factor)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scale_add(self, factor: f32, addend: Self) -> Self {
+        unsafe { _mm256_fmadd_ps(self, _mm256_set1_ps(factor), addend) }
+    }
+
+    #[inline(always)]
+    unsafe fn cut(self) -> Self {
+        // Where one is NaN, the second operand is the result.
+        unsafe { _mm256_max_ps(_mm256_setzero_ps(), self) }
+    }
 }

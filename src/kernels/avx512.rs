@@ -7,6 +7,7 @@
 
 use std::arch::x86_64::*;
 
+use super::filtering::{Vector, evaluate_tile, interpolate_tile};
 use super::unroll::unroll;
 use super::{BLOCK, Tile};
 
@@ -135,4 +136,83 @@ unsafe fn conv<const PIXELS: usize, const BLOCKS: usize, const STRIDE: usize>(
             }
         });
     });
+}
+
+/// Evaluates a tile; see [`evaluate_tile`].
+///
+/// # Safety
+///
+/// Needs AVX-512F, and the floats that it says.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn winograd_f32_input_6x6_avx512(
+    input: *const f32,
+    row_stride: usize,
+    products: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe { evaluate_tile::<__m512>(input, row_stride, products, stride) }
+}
+
+/// Interpolates a tile; see [`interpolate_tile`].
+///
+/// # Safety
+///
+/// Needs AVX-512F, and the floats that it says.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn winograd_f32_output_4x4_avx512(
+    products: *const f32,
+    stride: usize,
+    bias: *const f32,
+    output: *mut f32,
+    row_stride: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe { interpolate_tile::<__m512>(products, stride, bias, output, row_stride) }
+}
+
+impl Vector for __m512 {
+    const LANES: usize = BLOCK;
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's promise, here and below.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm512_storeu_ps(to, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        unsafe { _mm512_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        unsafe { _mm512_add_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        unsafe { _mm512_sub_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn scale(self, factor: f32) -> Self {
+        unsafe { _mm512_mul_ps(self, _mm512_set1_ps(factor)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scale_add(self, factor: f32, addend: Self) -> Self {
+        unsafe { _mm512_fmadd_ps(self, _mm512_set1_ps(factor), addend) }
+    }
+
+    #[inline(always)]
+    unsafe fn cut(self) -> Self {
+        // Where one is NaN, the second operand is the result.
+        unsafe { _mm512_max_ps(_mm512_setzero_ps(), self) }
+    }
 }

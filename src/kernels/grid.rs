@@ -35,31 +35,41 @@ pub(super) fn value(random: &mut ChaCha8Rng) -> f32 {
 }
 
 /// A slice inside an allocation whose other floats are guards.
-struct Guarded {
+pub(super) struct Guarded {
     floats: Vec<f32>,
     length: usize,
 }
 
 impl Guarded {
     /// All guards.
-    fn new(length: usize) -> Self {
+    pub(super) fn new(length: usize) -> Self {
         Guarded {
             floats: vec![f32::from_bits(GUARD); length + 2 * MARGIN],
             length,
         }
     }
 
-    fn random(length: usize, random: &mut ChaCha8Rng) -> Self {
+    pub(super) fn random(length: usize, random: &mut ChaCha8Rng) -> Self {
         let mut guarded = Guarded::new(length);
         guarded.slice_mut().fill_with(|| value(random));
         guarded
     }
 
-    fn slice(&self) -> &[f32] {
+    /// Whether every float is still a guard but those of the slice that `inside` accepts.
+    pub(super) fn holds(&self, inside: impl Fn(usize) -> bool) -> bool {
+        self.floats.iter().enumerate().all(|(at, float)| {
+            let inside = at
+                .checked_sub(MARGIN)
+                .is_some_and(|at| at < self.length && inside(at));
+            inside || float.to_bits() == GUARD
+        })
+    }
+
+    pub(super) fn slice(&self) -> &[f32] {
         &self.floats[MARGIN..][..self.length]
     }
 
-    fn slice_mut(&mut self) -> &mut [f32] {
+    pub(super) fn slice_mut(&mut self) -> &mut [f32] {
         &mut self.floats[MARGIN..][..self.length]
     }
 }
@@ -212,17 +222,12 @@ impl Data {
         let mut output = Guarded::new(tile.output_extent());
         kernels.conv_tile(&tile, output.slice_mut());
         let writes = self.writes();
-        for (at, float) in output.floats.iter().enumerate() {
-            let inside = at
-                .checked_sub(MARGIN)
-                .is_some_and(|at| writes.contains(&at));
-            assert!(
-                inside || float.to_bits() == GUARD,
-                "{} wrote beside its tile, {:?}",
-                kernels.conv_name,
-                self.shape
-            );
-        }
+        assert!(
+            output.holds(|at| writes.contains(&at)),
+            "{} wrote beside its tile, {:?}",
+            kernels.conv_name,
+            self.shape
+        );
         output.slice().to_vec()
     }
 }

@@ -18,6 +18,7 @@
 //! behind it are unsafe; [`Kernels::conv_tile`] is the safe door in front of them.
 
 pub mod aligned;
+pub mod filtering;
 pub mod isa;
 pub mod pack;
 pub mod winograd;
@@ -27,11 +28,12 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod scalar;
-#[cfg(target_arch = "x86_64")]
 mod unroll;
 
 #[cfg(test)]
 mod grid;
+
+use filtering::{OUTPUTS, POINTS, PRODUCTS};
 
 pub use aligned::AlignedBuffer;
 pub use isa::{Isa, UnknownIsa};
@@ -115,6 +117,12 @@ pub struct Kernels {
     pub max_blocks: usize,
     /// Needs the instruction set, and a tile and an output that passed `conv_tile`'s checks.
     conv_tile: unsafe fn(&Tile<'_>, &mut [f32]),
+    /// Needs the instruction set, and floats as `winograd_input` checks them: input, row stride,
+    /// products, stride.
+    winograd_input: unsafe fn(*const f32, usize, *mut f32, usize),
+    /// Needs the instruction set, and floats as `winograd_output` checks them: products, stride,
+    /// bias, output, row stride.
+    winograd_output: unsafe fn(*const f32, usize, *const f32, *mut f32, usize),
 }
 
 impl Kernels {
@@ -130,6 +138,8 @@ impl Kernels {
                 max_pixels: 14,
                 max_blocks: 2,
                 conv_tile: scalar::conv_f32_14x32_scalar,
+                winograd_input: scalar::winograd_f32_input_6x6_scalar,
+                winograd_output: scalar::winograd_f32_output_4x4_scalar,
             }),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Some(Kernels {
@@ -138,6 +148,8 @@ impl Kernels {
                 max_pixels: avx2::MAX_PIXELS,
                 max_blocks: avx2::MAX_BLOCKS,
                 conv_tile: avx2::conv_f32_6x16_avx2,
+                winograd_input: avx2::winograd_f32_input_6x6_avx2,
+                winograd_output: avx2::winograd_f32_output_4x4_avx2,
             }),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => Some(Kernels {
@@ -146,6 +158,8 @@ impl Kernels {
                 max_pixels: avx512::MAX_PIXELS,
                 max_blocks: avx512::MAX_BLOCKS,
                 conv_tile: avx512::conv_f32_14x32_avx512,
+                winograd_input: avx512::winograd_f32_input_6x6_avx512,
+                winograd_output: avx512::winograd_f32_output_4x4_avx512,
             }),
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx2 | Isa::Avx512 => None,
@@ -205,6 +219,68 @@ impl Kernels {
         // the kernel touches was checked above.
         unsafe { (self.conv_tile)(tile, output) }
     }
+
+    /// Evaluates a tile of Winograd's F(4x4, 3x3) at its 36 pairs of points, for one channel block:
+    /// from 6 rows, `row_stride` floats apart, of 6 pixels of 16 channels to 36 pixels, `stride`
+    /// floats apart, by rows. 144 additions or multiply-adds for each channel.
+    ///
+    /// # Panics
+    ///
+    /// Where a slice is too short, or where products overlap.
+    pub fn winograd_input(
+        &self,
+        input: &[f32],
+        row_stride: usize,
+        products: &mut [f32],
+        stride: usize,
+    ) {
+        let reads = extent(POINTS, row_stride, POINTS * BLOCK);
+        let writes = extent(PRODUCTS, stride, BLOCK);
+        assert!(
+            input.len() >= reads && products.len() >= writes && stride >= BLOCK,
+            "a tile reads {reads} of {} floats, and writes {writes} of {}, {stride} apart",
+            input.len(),
+            products.len()
+        );
+        // SAFETY: `of` hands out kernels of available instruction sets only, and both extents were
+        // checked.
+        unsafe {
+            (self.winograd_input)(input.as_ptr(), row_stride, products.as_mut_ptr(), stride);
+        }
+    }
+
+    /// Interpolates the outputs of a tile of Winograd's F(4x4, 3x3), for one channel block: from 36
+    /// pixels, `stride` floats apart, to 4 rows, `row_stride` floats apart, of 4 pixels, with the
+    /// bias added and negative values cut. NaN stays NaN. About as many operations.
+    ///
+    /// # Panics
+    ///
+    /// Where a slice is too short, or where rows of the output overlap.
+    pub fn winograd_output(
+        &self,
+        products: &[f32],
+        stride: usize,
+        bias: &[f32; BLOCK],
+        output: &mut [f32],
+        row_stride: usize,
+    ) {
+        let reads = extent(PRODUCTS, stride, BLOCK);
+        let writes = extent(OUTPUTS, row_stride, OUTPUTS * BLOCK);
+        assert!(
+            products.len() >= reads && output.len() >= writes && row_stride >= OUTPUTS * BLOCK,
+            "a tile reads {reads} of {} floats, and writes {writes} of {}, rows {row_stride} apart",
+            products.len(),
+            output.len()
+        );
+        let (products, bias) = (products.as_ptr(), bias.as_ptr());
+        // SAFETY: as in `winograd_input`.
+        unsafe { (self.winograd_output)(products, stride, bias, output.as_mut_ptr(), row_stride) }
+    }
+}
+
+/// Floats from the first to the last of `count` runs of `length`, `stride` apart, or `usize::MAX`.
+fn extent(count: usize, stride: usize, length: usize) -> usize {
+    (count - 1).saturating_mul(stride).saturating_add(length)
 }
 
 #[cfg(test)]
