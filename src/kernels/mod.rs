@@ -21,7 +21,6 @@ pub mod aligned;
 pub mod filtering;
 pub mod isa;
 pub mod pack;
-pub mod winograd;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

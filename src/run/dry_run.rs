@@ -6,9 +6,10 @@ use super::settings::{Settings, WeightsChoice};
 use crate::comm::Comm;
 use crate::error::Failure;
 use crate::image::{Preprocess, SIDE};
+use crate::kernels::Isa;
 use crate::model::architecture::Architecture;
-use crate::model::burn_executor::{BurnBackend, BurnExecutor};
 use crate::model::executor::{Executor, InputSpec};
+use crate::model::plan_executor::PlanExecutor;
 use crate::model::seeded::seeded;
 use crate::model::{Topology, weights::Cache};
 use std::time::Instant;
@@ -23,8 +24,9 @@ pub fn dry_run(
     comm: &Comm,
     listing: &Listing,
     threads: usize,
+    isa: Isa,
 ) -> Result<(), Failure> {
-    let (seconds_per_image, width) = comm.or_end(measure(settings, threads));
+    let (seconds_per_image, width) = comm.or_end(measure(settings, threads, isa));
     let slowest = comm
         .all_gather_f64(&[seconds_per_image * listing.entries().len() as f64])
         .concat()
@@ -68,10 +70,10 @@ pub fn dry_run(
 }
 
 /// Seconds for an image on this rank, and the length of its feature vector.
-fn measure(settings: &Settings, threads: usize) -> Result<(f64, usize), Failure> {
+fn measure(settings: &Settings, threads: usize, isa: Isa) -> Result<(f64, usize), Failure> {
     let state = seeded(0);
     let width = Architecture::infer(&state)?.features(settings.layer, settings.pool, SIDE as usize);
-    let mut executor = BurnExecutor::new(
+    let mut executor = PlanExecutor::new(
         &state,
         settings.topology.unwrap_or(Topology::V1),
         settings.layer,
@@ -84,8 +86,8 @@ fn measure(settings: &Settings, threads: usize) -> Result<(f64, usize), Failure>
                 .unwrap_or(Preprocess::Caffe)
                 .normalization(),
         },
-        BurnBackend::Flex,
         threads,
+        isa,
     )?;
     let blank = vec![128u8; (3 * SIDE * SIDE) as usize];
     // The first batch also pays for start-up; it is not counted.

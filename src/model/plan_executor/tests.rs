@@ -300,7 +300,9 @@ fn an_image_that_overflows_is_named_and_spoils_no_other() {
             for pool in [Pool::Avg, Pool::Max, Pool::None] {
                 let output = (layer, pool);
                 let mut executor = executor(&state, Topology::V1_5, output, input, 1, isa);
-                executor.features(&[&black[..]; 3]).expect("zeros are numbers");
+                executor
+                    .features(&[&black[..]; 3])
+                    .expect("zeros are numbers");
                 let batch: [&[u8]; 4] = [&black, &black, &bright, &black];
                 let error = executor.features(&batch).expect_err("overflow");
                 assert_eq!(error.kind(), Kind::Numerical);
@@ -309,7 +311,9 @@ fn an_image_that_overflows_is_named_and_spoils_no_other() {
                     "{isa} {layer} {pool}: {error}"
                 );
                 // Nothing of it is left in the memory that the next batch uses.
-                executor.features(&[&black[..]; 3]).expect("zeros are numbers");
+                executor
+                    .features(&[&black[..]; 3])
+                    .expect("zeros are numbers");
             }
         }
     }
