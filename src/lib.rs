@@ -13,6 +13,7 @@ pub mod output;
 pub mod pca;
 
 pub mod comm;
+pub mod kernels;
 pub mod linalg;
 pub mod store;
 

@@ -4,6 +4,7 @@ use super::args::RunArgs;
 use super::sources::Source;
 use crate::dataset::label::LabelRule;
 use crate::image::Exif;
+use crate::kernels::{Isa, UnknownIsa};
 use crate::model::weights::{Cache, Named};
 use crate::model::{Layer, Pool};
 use crate::pca::{Components, PcaSettings, Solver};
@@ -71,6 +72,7 @@ pub fn resolve(
             solver: args.solver.unwrap_or(Solver::Auto),
         },
         threads: args.threads,
+        isa: instruction_set(environment)?,
         dry_run: args.dry_run,
         log: Log {
             format: args.log.unwrap_or(LogFormat::Human),
@@ -104,6 +106,15 @@ fn plain(path: &Path) -> PathBuf {
 /// The folder of the weights that were downloaded.
 pub fn cache_folder(environment: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     Cache::default_folder(environment("XDG_CACHE_HOME"), environment("HOME"))
+}
+
+/// The instruction set in `P8_ISA`: a pin for tests and for comparing machines, and not an option.
+fn instruction_set(environment: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<Isa>, String> {
+    environment("P8_ISA")
+        .filter(|text| !text.is_empty())
+        .map(|text| text.to_string_lossy().parse())
+        .transpose()
+        .map_err(|error: UnknownIsa| format!("environment variable P8_ISA: {error}"))
 }
 
 /// The options that decide what the result is, as they are in force.
@@ -231,6 +242,23 @@ mod tests {
         );
         assert!(!settings(&["--weights", "keras"]).unwrap().is_sample_run);
         assert!(settings(&["--output", "x"]).unwrap().is_sample_run);
+    }
+
+    #[test]
+    fn an_instruction_set_can_be_pinned_and_must_be_known() {
+        let pinned = |value: &'static str| {
+            let environment = |name: &str| (name == "P8_ISA").then(|| OsString::from(value));
+            let cli = Cli::try_parse_from(["p8"]).unwrap();
+            resolve(cli.run, &BTreeMap::new(), &environment).map(|settings| settings.isa)
+        };
+        assert_eq!(pinned("scalar"), Ok(Some(Isa::Scalar)));
+        assert_eq!(pinned(""), Ok(None));
+        let error = pinned("sse9").unwrap_err();
+        assert!(
+            error.contains("P8_ISA") && error.contains("sse9"),
+            "{error}"
+        );
+        assert_eq!(settings(&[]).unwrap().isa, None);
     }
 
     #[test]

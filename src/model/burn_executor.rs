@@ -12,7 +12,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::image::normalize;
 use crate::model::architecture::Architecture;
-use crate::model::executor::{ExecuteError, Executor, InputSpec, instruction_set};
+use crate::model::executor::{ExecuteError, Executor, InputSpec, all_finite, instruction_set};
 use crate::model::resnet50::{ResNet50, pool};
 use crate::model::{Layer, Pool, Tensors, Topology};
 
@@ -139,17 +139,7 @@ impl Executor for BurnExecutor {
     }
 
     fn features(&mut self, images: &[&[u8]]) -> Result<Vec<f32>, ExecuteError> {
-        let expected = self.input.bytes();
-        for (image, pixels) in images.iter().enumerate() {
-            let found = pixels.len();
-            if found != expected {
-                return Err(ExecuteError::ImageSize {
-                    image,
-                    expected,
-                    found,
-                });
-            }
-        }
+        self.input.check(images)?;
         let mut features = vec![0.0; images.len() * self.width];
         let rows = features.chunks_exact_mut(self.width);
         let queue = Mutex::new(rows.zip(images));
@@ -161,14 +151,7 @@ impl Executor for BurnExecutor {
                 row.copy_from_slice(&self.one(image));
             }
         });
-        let rows = features.chunks_exact(self.width);
-        match rows
-            .enumerate()
-            .find(|(_, row)| row.iter().any(|value| !value.is_finite()))
-        {
-            Some((image, _)) => Err(ExecuteError::NotFinite { image }),
-            None => Ok(features),
-        }
+        all_finite(features, self.width)
     }
 }
 

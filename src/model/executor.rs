@@ -2,6 +2,7 @@
 
 use crate::error::{Classify, Kind};
 use crate::image::Normalization;
+use crate::kernels::Isa;
 use crate::model::architecture::ArchitectureError;
 
 /// Turns prepared images into feature vectors.
@@ -43,6 +44,12 @@ pub enum ExecuteError {
         #[source]
         source: rayon::ThreadPoolBuildError,
     },
+    /// The processor cannot run the kernels that were asked for.
+    #[error("cannot compute with {isa}: this processor does not have it")]
+    InstructionSet {
+        /// The instruction set.
+        isa: Isa,
+    },
     /// An image has not the size that the executor was made for.
     #[error("image {image} of a batch has {found} bytes instead of {expected}")]
     ImageSize {
@@ -65,6 +72,7 @@ impl Classify for ExecuteError {
     fn kind(&self) -> Kind {
         match self {
             ExecuteError::Weights(error) => error.kind(),
+            ExecuteError::InstructionSet { .. } => Kind::Usage,
             ExecuteError::Threads { .. } | ExecuteError::ImageSize { .. } => Kind::Internal,
             ExecuteError::NotFinite { .. } => Kind::Numerical,
         }
@@ -102,6 +110,36 @@ impl InputSpec {
     /// Bytes of one image.
     pub fn bytes(&self) -> usize {
         self.side * self.side * 3
+    }
+
+    /// Holds the images of a batch against the size.
+    ///
+    /// # Errors
+    ///
+    /// [`ExecuteError::ImageSize`] for the first of another size.
+    pub fn check(&self, images: &[&[u8]]) -> Result<(), ExecuteError> {
+        let expected = self.bytes();
+        match images.iter().position(|pixels| pixels.len() != expected) {
+            Some(image) => Err(ExecuteError::ImageSize {
+                image,
+                expected,
+                found: images[image].len(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The feature vectors of a batch, each of `width` values, when all are numbers.
+///
+/// # Errors
+///
+/// [`ExecuteError::NotFinite`] for the first image with NaN or infinite features.
+pub fn all_finite(features: Vec<f32>, width: usize) -> Result<Vec<f32>, ExecuteError> {
+    let is_bad = |row: &[f32]| row.iter().any(|value| !value.is_finite());
+    match features.chunks_exact(width).position(is_bad) {
+        Some(image) => Err(ExecuteError::NotFinite { image }),
+        None => Ok(features),
     }
 }
 

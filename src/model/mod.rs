@@ -14,6 +14,8 @@ pub mod weights;
 pub mod architecture;
 pub mod burn_executor;
 pub mod executor;
+pub mod plan;
+pub mod plan_executor;
 pub mod resnet50;
 pub mod seeded;
 

@@ -3,6 +3,7 @@
 use crate::comm::Comm;
 use crate::comm::hosts::Place;
 use crate::error::{Failure, Kind};
+use crate::kernels::Isa;
 use crate::linalg;
 use crate::model::weights::{Cache, Named};
 use serde::{Deserialize, Serialize};
@@ -62,7 +63,7 @@ fn findings(settings: &DoctorSettings, comm: &Comm, place: Place) -> Findings {
         host_cores: place.host_cores,
         bound_cores: place.bound_cores,
         threads: settings.threads.unwrap_or(place.default_threads()),
-        instruction_set: crate::model::executor::instruction_set().to_string(),
+        instruction_set: Isa::detect().to_string(),
         cpu: super::publish::cpu_name(),
         mpi: comm.library(),
         blas: linalg::blas_description(),

@@ -6,10 +6,11 @@ use super::settings::{Settings, WeightsChoice};
 use crate::comm::Comm;
 use crate::error::Failure;
 use crate::image::{Preprocess, SIDE};
+use crate::kernels::Isa;
 use crate::model::Topology;
 use crate::model::architecture::Architecture;
-use crate::model::burn_executor::{BurnBackend, BurnExecutor};
 use crate::model::executor::{Executor, InputSpec};
+use crate::model::plan_executor::PlanExecutor;
 use crate::model::seeded::seeded;
 use crate::model::weights::{self, Cache};
 use crate::pca;
@@ -25,8 +26,9 @@ pub fn dry_run(
     comm: &Comm,
     listing: &Listing,
     threads: usize,
+    isa: Isa,
 ) -> Result<(), Failure> {
-    let (seconds_per_image, width) = comm.agree(measure(settings, threads))?;
+    let (seconds_per_image, width) = comm.agree(measure(settings, threads, isa))?;
     let slowest = comm
         .all_gather_f64(&[seconds_per_image * listing.entries().len() as f64])
         .concat()
@@ -74,14 +76,14 @@ pub fn dry_run(
 }
 
 /// Seconds for an image on this rank, and the length of its feature vector.
-fn measure(settings: &Settings, threads: usize) -> Result<(f64, usize), Failure> {
+fn measure(settings: &Settings, threads: usize, isa: Isa) -> Result<(f64, usize), Failure> {
     // The shape is that of the user's file; published weights have the shape of random ones.
     let state = match &settings.weights {
         WeightsChoice::Path(path) => weights::read(path)?.tensors,
         WeightsChoice::Named(_) | WeightsChoice::Seeded(_) => seeded(0),
     };
     let width = Architecture::infer(&state)?.features(settings.layer, settings.pool, SIDE as usize);
-    let mut executor = BurnExecutor::new(
+    let mut executor = PlanExecutor::new(
         &state,
         settings.topology.unwrap_or(Topology::V1),
         settings.layer,
@@ -94,8 +96,8 @@ fn measure(settings: &Settings, threads: usize) -> Result<(f64, usize), Failure>
                 .unwrap_or(Preprocess::Caffe)
                 .normalization(),
         },
-        BurnBackend::Flex,
         threads,
+        isa,
     )?;
     let blank = vec![128u8; (3 * SIDE * SIDE) as usize];
     // The first batch also pays for start-up; it is not counted.

@@ -39,14 +39,15 @@ pub fn run(settings: &Settings, comm: &Comm) -> Result<(), Failure> {
     let place = Place::find(comm);
     let threads = settings.threads.unwrap_or(place.default_threads());
     announce::start(comm, &place, threads);
+    let isa = network::instruction_set(settings, comm)?;
 
     let listing = phases.time(Phase::List, || listing::list(settings, comm))?;
     let folder = output_folder::prepare(settings, comm)?;
     if settings.dry_run {
-        return dry_run::dry_run(settings, comm, &listing, threads);
+        return dry_run::dry_run(settings, comm, &listing, threads, isa);
     }
     let network = phases.time(Phase::Weights, || network::load(settings, comm))?;
-    let mut executor = comm.agree(network.executor(settings, threads))?;
+    let mut executor = comm.agree(network.executor(settings, threads, isa))?;
     announce::network(&network, executor.as_ref());
     let unlike_hosts = announce::unlike_hosts(comm, executor.as_ref());
 

@@ -5,8 +5,9 @@ use crate::comm::Comm;
 use crate::dataset::outcome::hex;
 use crate::error::{Failure, Kind};
 use crate::image::{Preprocess, SIDE};
-use crate::model::burn_executor::{BurnBackend, BurnExecutor};
+use crate::kernels::Isa;
 use crate::model::executor::{ExecuteError, Executor, InputSpec};
+use crate::model::plan_executor::PlanExecutor;
 use crate::model::seeded::seeded;
 use crate::model::weights::{
     self, Cache, Named, StateDict, Tensor, TrainedPreprocess, TrainedTopology, WeightsError,
@@ -50,6 +51,30 @@ struct Header {
     preprocess: Preprocess,
     batch_norm_epsilon: f64,
     tensors: Vec<(String, Vec<usize>)>,
+}
+
+/// The instruction set of the kernels on every rank: as pinned, or the fastest that all ranks have,
+/// because features depend on it in their last bits.
+///
+/// # Errors
+/// On all ranks, when one of them lacks the pinned one.
+pub fn instruction_set(settings: &Settings, comm: &Comm) -> Result<Isa, Failure> {
+    let common = comm
+        .all_gather_u64(&[Isa::detect() as u64])
+        .concat()
+        .into_iter()
+        .min()
+        .and_then(|level| Isa::ALL.get(level as usize).copied())
+        .unwrap_or(Isa::Scalar);
+    match settings.isa {
+        Some(pinned) if pinned > common => Err(Failure::new(
+            Kind::Usage,
+            format!(
+                "cannot compute with {pinned}, as P8_ISA asks: not every rank has more than {common}"
+            ),
+        )),
+        pinned => Ok(pinned.unwrap_or(common)),
+    }
 }
 
 /// Loads the weights on rank 0 and broadcasts them.
@@ -191,20 +216,21 @@ impl Network {
         &self,
         settings: &Settings,
         threads: usize,
+        isa: Isa,
     ) -> Result<Box<dyn Executor>, Failure> {
         let input = InputSpec {
             side: SIDE as usize,
             normalization: self.preprocess.normalization(),
         };
-        let executor = BurnExecutor::new(
+        let executor = PlanExecutor::new(
             &self.tensors,
             self.topology,
             settings.layer,
             settings.pool,
             self.batch_norm_epsilon,
             input,
-            BurnBackend::Flex,
             threads,
+            isa,
         )
         .map_err(|error: ExecuteError| {
             let failure = Failure::from(error);

@@ -2,6 +2,7 @@
 
 use crate::dataset::label::LabelRule;
 use crate::image::{Exif, Preprocess};
+use crate::kernels::Isa;
 use crate::model::weights::Named;
 use crate::model::{Layer, Pool, Topology};
 use crate::pca::PcaSettings;
@@ -59,6 +60,8 @@ pub struct Settings {
 
     /// Threads a rank; `None`: the host's cores divided among its ranks.
     pub threads: Option<usize>,
+    /// Instruction set of the kernels; `None`: the fastest that all ranks have.
+    pub isa: Option<Isa>,
     /// Plan only.
     pub dry_run: bool,
     /// What is printed and how.

@@ -1,0 +1,118 @@
+//! The instruction sets that p8 has kernels for, and which of them this machine has.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Classify, Kind};
+
+/// An instruction set, from the slowest to the fastest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// What the compiler makes of plain loops.
+    Scalar,
+    /// AVX2 with FMA: vectors of 8 floats.
+    Avx2,
+    /// AVX-512F: vectors of 16 floats.
+    Avx512,
+}
+
+/// The name of an instruction set that p8 does not know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot use the instruction set {name:?}: p8 knows scalar, avx2 and avx512")]
+pub struct UnknownIsa {
+    /// As given.
+    pub name: String,
+}
+
+impl Classify for UnknownIsa {
+    fn kind(&self) -> Kind {
+        Kind::Usage
+    }
+}
+
+impl Isa {
+    /// Every instruction set, from the slowest to the fastest.
+    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512];
+
+    /// The name in settings and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        }
+    }
+
+    /// Whether processor and operating system have it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => is_x86_feature_detected!("avx512f"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2 | Isa::Avx512 => false,
+        }
+    }
+
+    /// Those that this machine has, from the slowest to the fastest.
+    pub fn available() -> Vec<Isa> {
+        Isa::ALL
+            .into_iter()
+            .filter(|isa| isa.is_available())
+            .collect()
+    }
+
+    /// The fastest one that this machine has.
+    pub fn detect() -> Isa {
+        Isa::available().pop().unwrap_or(Isa::Scalar)
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = UnknownIsa;
+
+    fn from_str(name: &str) -> Result<Isa, UnknownIsa> {
+        Isa::ALL
+            .into_iter()
+            .find(|isa| isa.as_str() == name)
+            .ok_or_else(|| UnknownIsa { name: name.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_read_back() {
+        for isa in Isa::ALL {
+            assert_eq!(isa.to_string().parse(), Ok(isa));
+        }
+    }
+
+    #[test]
+    fn another_name_is_an_error_of_usage_that_lists_the_known_ones() {
+        let error = "sse9".parse::<Isa>().unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+        for isa in Isa::ALL {
+            assert!(error.to_string().contains(isa.as_str()), "{error}");
+        }
+        assert!(error.to_string().contains("\"sse9\""), "{error}");
+    }
+
+    #[test]
+    fn the_detected_instruction_set_is_the_last_of_the_available_ones() {
+        let available = Isa::available();
+        assert_eq!(available.first(), Some(&Isa::Scalar));
+        assert_eq!(available.last(), Some(&Isa::detect()));
+        assert!(available.is_sorted());
+    }
+}

@@ -1,0 +1,374 @@
+//! A 3x3 convolution with stride 1 by Winograd's minimal filtering F(4x4, 3x3): sixteen outputs
+//! from 36 products instead of 144.
+//!
+//! Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*, 2016. Tiles of 6x6 inputs
+//! and the filters are evaluated at the points 0, ±A, ±B and infinity in both directions; the
+//! products at each pair of points, summed over the input channels, are a matrix product; the 4x4
+//! outputs are interpolated from the sums.
+
+use std::ops::Range;
+
+use crate::kernels::filtering::{A, B, OUTPUTS, POINTS, PRODUCTS};
+use crate::kernels::{AlignedBuffer, BLOCK, Kernels, PackedWeights, Tile};
+use crate::model::plan::fold::Folded;
+use crate::model::plan::layers::{CACHE, Extent, pieces};
+
+/// Weights and bias of a 3x3 convolution with stride 1, a border of one zero and cut negatives.
+pub struct Winograd {
+    weights: PackedWeights,
+    bias: AlignedBuffer,
+    extent: Extent,
+}
+
+impl Winograd {
+    /// Transforms and packs a 3x3 convolution over maps of `extent`.
+    pub fn new(folded: &Folded, kernels: &Kernels, extent: Extent) -> Winograd {
+        let (filters, _) = folded.weights.as_chunks::<9>();
+        let weights: Vec<f32> = filters
+            .iter()
+            .flat_map(|filter| transform_filter(filter).map(|value| value as f32))
+            .collect();
+        let (out, into) = (folded.out_channels, folded.in_channels);
+        Winograd {
+            weights: PackedWeights::new(&weights, out, into, PRODUCTS, kernels.max_blocks),
+            bias: folded.rounded_bias(),
+            extent,
+        }
+    }
+
+    /// Channel blocks of the output.
+    pub fn out_blocks(&self) -> usize {
+        self.weights.out_blocks()
+    }
+
+    /// Tiles whose products are worked on at a time.
+    ///
+    /// As many as fit the cache with all their products; but every chunk reads all weights, so with
+    /// many channels, where products of few tiles fill the cache already, there are at least as many
+    /// as make this traffic small.
+    fn tiles_at_once(&self, kernels: &Kernels, images: usize) -> usize {
+        let blocks = self.weights.blocks() + self.out_blocks();
+        let fit = CACHE / (PRODUCTS * blocks * BLOCK * size_of::<f32>());
+        let least = LEAST_TILES / kernels.max_pixels;
+        let most = (fit / kernels.max_pixels).max(least) * kernels.max_pixels;
+        most.min(images * tiles(self.extent))
+    }
+
+    /// Floats of room for the transformed input, and for the products.
+    pub fn room(&self, kernels: &Kernels, images: usize) -> (usize, usize) {
+        let floats = PRODUCTS * row_floats(self.tiles_at_once(kernels, images));
+        (self.weights.blocks() * floats, self.out_blocks() * floats)
+    }
+
+    /// The convolution of `[blocks, images * height * width, 16]`; `transformed` and `products` are
+    /// [`Winograd::room`].
+    pub fn run(
+        &self,
+        kernels: &Kernels,
+        images: usize,
+        input: &[f32],
+        (transformed, products): (&mut [f32], &mut [f32]),
+        output: &mut [f32],
+    ) {
+        let map = images * self.extent.pixels() * BLOCK;
+        let total = images * tiles(self.extent);
+        for (first, count) in pieces(total, self.tiles_at_once(kernels, images)) {
+            let range = first..first + count;
+            let row = row_floats(count);
+            let block_stride = PRODUCTS * row;
+            let blocks = input.chunks_exact(map).take(self.weights.blocks());
+            for (input, to) in blocks.zip(transformed.chunks_exact_mut(block_stride)) {
+                transform_input(kernels, self.extent, range.clone(), input, to, row);
+            }
+            for product in 0..PRODUCTS {
+                self.multiply(kernels, product, count, transformed, products);
+            }
+            let (biases, _) = self.bias.as_chunks::<BLOCK>();
+            let blocks = products.chunks_exact(block_stride).zip(biases);
+            for ((from, bias), output) in blocks.zip(output.chunks_exact_mut(map)) {
+                transform_output(
+                    kernels,
+                    self.extent,
+                    range.clone(),
+                    (from, row),
+                    bias,
+                    output,
+                );
+            }
+        }
+    }
+
+    /// One of the 36 matrix products: `[blocks, PRODUCTS, row]` to the same.
+    fn multiply(
+        &self,
+        kernels: &Kernels,
+        product: usize,
+        tiles: usize,
+        transformed: &[f32],
+        products: &mut [f32],
+    ) {
+        let row = row_floats(tiles);
+        let stride = PRODUCTS * row;
+        for group in 0..self.weights.groups() {
+            let first = self.weights.first_block_of(group) * stride;
+            for (start, length) in pieces(tiles, kernels.max_pixels) {
+                let at = product * row + start * BLOCK;
+                let tile = Tile {
+                    input: &transformed[at..],
+                    taps: &[0],
+                    pixel_stride: BLOCK,
+                    block_stride: stride,
+                    blocks: self.weights.blocks(),
+                    weights: self.weights.tap(group, product),
+                    out_blocks: self.weights.out_blocks_of(group),
+                    pixels: length,
+                    bias: None,
+                    residual: None,
+                    relu: false,
+                    out_block_stride: stride,
+                };
+                kernels.conv_tile(&tile, &mut products[first + at..]);
+            }
+        }
+    }
+}
+
+/// Tiles that share a reading of the weights: 64 bytes of weights are read for every 16 of them and
+/// 16 multiply-adds of vectors, so with 56 a core at full speed reads little more than 1 byte a cycle.
+const LEAST_TILES: usize = 56;
+
+/// Floats from one product to the next: those of all tiles, made an odd number of cache lines, or
+/// the 36 lines that a transform touches could all fall into a few sets of the cache.
+fn row_floats(tiles: usize) -> usize {
+    (tiles | 1) * BLOCK
+}
+
+/// The products in which a 3x3 filter takes part: `[POINTS, POINTS]`, in f64.
+fn transform_filter(filter: &[f64]) -> [f64; PRODUCTS] {
+    let (a2, b2) = (A * A, B * B);
+    let evaluate = |[f0, f1, f2]: [f64; 3]| {
+        let at = |point: f64, norm: f64| (f0 + point * f1 + point * point * f2) / norm;
+        [
+            at(0.0, a2 * b2),
+            at(A, 2.0 * a2 * (a2 - b2)),
+            at(-A, 2.0 * a2 * (a2 - b2)),
+            at(B, 2.0 * b2 * (b2 - a2)),
+            at(-B, 2.0 * b2 * (b2 - a2)),
+            f2,
+        ]
+    };
+    let rows: [_; 3] =
+        std::array::from_fn(|row| evaluate(std::array::from_fn(|column| filter[3 * row + column])));
+    let mut products = [0.0; PRODUCTS];
+    for column in 0..POINTS {
+        let values = evaluate(std::array::from_fn(|row| rows[row][column]));
+        for (row, value) in values.into_iter().enumerate() {
+            products[POINTS * row + column] = value;
+        }
+    }
+    products
+}
+
+/// Tiles of 4x4 outputs of one image, row by row; the last ones of a row and of a column may hang
+/// over the edge.
+fn tiles(extent: Extent) -> usize {
+    extent.height.div_ceil(OUTPUTS) * extent.width.div_ceil(OUTPUTS)
+}
+
+/// The first pixel of the image of a tile, and the tile's first row and column in it.
+fn place(extent: Extent, tile: usize) -> (usize, usize, usize) {
+    let columns = extent.width.div_ceil(OUTPUTS);
+    let (image, tile) = (tile / tiles(extent), tile % tiles(extent));
+    (
+        image * extent.pixels(),
+        tile / columns * OUTPUTS,
+        tile % columns * OUTPUTS,
+    )
+}
+
+/// Evaluates the 6x6 inputs around each tile of a range at all points, for one channel block.
+///
+/// `input` is `[images * height * width, 16]`; `products` is `[PRODUCTS][stride]` floats, of which
+/// the first `16 * range.len()` of each row are written.
+fn transform_input(
+    kernels: &Kernels,
+    extent: Extent,
+    range: Range<usize>,
+    input: &[f32],
+    products: &mut [f32],
+    stride: usize,
+) {
+    const ROW: usize = POINTS * BLOCK;
+    let width = extent.width * BLOCK;
+    for (slot, tile) in range.enumerate() {
+        let (image, row, column) = place(extent, tile);
+        let products = &mut products[slot * BLOCK..];
+        // The convolution has a border of one zero: a patch starts one pixel up and left.
+        let rows = usize::from(row == 0)..POINTS.min(extent.height + 1 - row);
+        let columns = usize::from(column == 0)..POINTS.min(extent.width + 1 - column);
+        if rows.len() == POINTS && columns.len() == POINTS {
+            let first = image + (row - 1) * extent.width + column - 1;
+            kernels.winograd_input(&input[first * BLOCK..], width, products, stride);
+            continue;
+        }
+        let mut patch = [0.0; POINTS * ROW];
+        for y in rows {
+            let first = image + (row + y - 1) * extent.width + column + columns.start - 1;
+            let length = columns.len() * BLOCK;
+            patch[y * ROW + columns.start * BLOCK..][..length]
+                .copy_from_slice(&input[first * BLOCK..][..length]);
+        }
+        kernels.winograd_input(&patch, ROW, products, stride);
+    }
+}
+
+/// Interpolates the 4x4 outputs of each tile of a range from the summed products of one block of
+/// output channels, adds the bias and cuts negative values. The counterpart of [`transform_input`].
+fn transform_output(
+    kernels: &Kernels,
+    extent: Extent,
+    range: Range<usize>,
+    (products, stride): (&[f32], usize),
+    bias: &[f32; BLOCK],
+    output: &mut [f32],
+) {
+    const ROW: usize = OUTPUTS * BLOCK;
+    let width = extent.width * BLOCK;
+    for (slot, tile) in range.enumerate() {
+        let (image, row, column) = place(extent, tile);
+        let products = &products[slot * BLOCK..];
+        let output = &mut output[(image + row * extent.width + column) * BLOCK..];
+        let rows = OUTPUTS.min(extent.height - row);
+        let columns = OUTPUTS.min(extent.width - column);
+        if rows == OUTPUTS && columns == OUTPUTS {
+            kernels.winograd_output(products, stride, bias, output, width);
+            continue;
+        }
+        let mut outputs = [0.0; OUTPUTS * ROW];
+        kernels.winograd_output(products, stride, bias, &mut outputs, ROW);
+        for (y, outputs) in outputs.chunks_exact(ROW).enumerate().take(rows) {
+            let length = columns * BLOCK;
+            output[y * width..][..length].copy_from_slice(&outputs[..length]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Isa;
+
+    /// Values between -1 and 1 without order.
+    fn values(count: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    /// The convolution of one channel block with one filter a channel, without sums over channels.
+    fn convolve(grid: Extent, images: usize, input: &[f32], filter: &[f64]) -> Vec<f64> {
+        let (height, width) = (grid.height, grid.width);
+        let mut output = vec![0.0; input.len()];
+        for image in 0..images {
+            for y in 0..height {
+                for x in 0..width {
+                    for (tap, weight) in filter.iter().enumerate() {
+                        let (row, column) = (y + tap / 3, x + tap % 3);
+                        if !(1..=height).contains(&row) || !(1..=width).contains(&column) {
+                            continue;
+                        }
+                        let from = (image * height + row - 1) * width + column - 1;
+                        let to = (image * height + y) * width + x;
+                        for lane in 0..BLOCK {
+                            output[to * BLOCK + lane] +=
+                                weight * f64::from(input[from * BLOCK + lane]);
+                        }
+                    }
+                }
+            }
+        }
+        output
+    }
+
+    #[test]
+    fn tiles_give_the_convolution_at_every_size_and_on_every_instruction_set() {
+        for (height, width, images) in [(1, 1, 2), (2, 7, 1), (4, 4, 1), (7, 7, 3), (9, 14, 2)] {
+            let grid = Extent { height, width };
+            let input = values(images * height * width * BLOCK, 1);
+            let filter: Vec<f64> = values(9, 2).into_iter().map(f64::from).collect();
+            let bias: [f32; BLOCK] = std::array::from_fn(|lane| lane as f32 / 8.0 - 1.0);
+            let expected: Vec<f64> = convolve(grid, images, &input, &filter)
+                .iter()
+                .enumerate()
+                .map(|(at, sum)| (sum + f64::from(bias[at % BLOCK])).max(0.0))
+                .collect();
+            let weights = transform_filter(&filter);
+            let mut first: Option<Vec<f32>> = None;
+            for kernels in Isa::available().into_iter().filter_map(Kernels::of) {
+                let isa = kernels.isa;
+                let mut output = vec![f32::NAN; input.len()];
+                let tiles = images * super::tiles(grid);
+                // In two parts, with room between the rows of products.
+                for part in [0..tiles / 2, tiles / 2..tiles] {
+                    let stride = (part.len() + 1) * BLOCK;
+                    let mut products = vec![0.0; PRODUCTS * stride];
+                    transform_input(&kernels, grid, part.clone(), &input, &mut products, stride);
+                    for (row, weight) in products.chunks_exact_mut(stride).zip(weights) {
+                        row.iter_mut().for_each(|value| *value *= weight as f32);
+                    }
+                    transform_output(
+                        &kernels,
+                        grid,
+                        part,
+                        (&products, stride),
+                        &bias,
+                        &mut output,
+                    );
+                }
+                for (found, expected) in output.iter().zip(&expected) {
+                    let error = (f64::from(*found) - expected).abs();
+                    assert!(error < 2e-5, "{height}x{width} {isa}: {found} {expected}");
+                }
+                // The scalar kernels do not fuse multiplication and addition.
+                if isa != Isa::Scalar {
+                    let first = first.get_or_insert_with(|| output.clone());
+                    assert!(*first == output, "{isa} gives other bits");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nan_and_infinity_stay_in_their_image() {
+        let grid = Extent {
+            height: 5,
+            width: 5,
+        };
+        let mut input = values(3 * 25 * BLOCK, 3);
+        input[30 * BLOCK] = f32::NAN;
+        input[40 * BLOCK] = f32::INFINITY;
+        let tiles = 3 * super::tiles(grid);
+        let stride = tiles * BLOCK;
+        let mut products = vec![0.0; PRODUCTS * stride];
+        let mut output = vec![0.0; input.len()];
+        let kernels = Kernels::of(Isa::detect()).expect("it was detected");
+        transform_input(&kernels, grid, 0..tiles, &input, &mut products, stride);
+        transform_output(
+            &kernels,
+            grid,
+            0..tiles,
+            (&products, stride),
+            &[0.0; BLOCK],
+            &mut output,
+        );
+        for (image, output) in output.chunks(25 * BLOCK).enumerate() {
+            assert_eq!(output.iter().all(|value| value.is_finite()), image != 1);
+        }
+        assert!(output[30 * BLOCK].is_nan());
+    }
+}

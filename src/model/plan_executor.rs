@@ -1,0 +1,119 @@
+//! Runs the network's plan on the CPU.
+//!
+//! A batch is cut into groups of images; each thread takes a group at a time through the network,
+//! with memory of its own. The result of an image depends on neither.
+
+use std::sync::{Mutex, PoisonError};
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::kernels::Isa;
+use crate::model::architecture::Architecture;
+use crate::model::executor::{ExecuteError, Executor, InputSpec, all_finite};
+use crate::model::plan::{Arena, GROUP, Plan};
+use crate::model::{Layer, Pool, Tensors, Topology};
+
+/// The compiled network with threads of its own.
+pub struct PlanExecutor {
+    plan: Plan,
+    width: usize,
+    input: InputSpec,
+    threads: ThreadPool,
+    arenas: Vec<Arena>,
+}
+
+impl PlanExecutor {
+    /// Compiles the network for an instruction set and starts the threads.
+    ///
+    /// `epsilon` is what batch norms add to the variance: 1.001e-5 in Keras, 1e-5 elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// The weights are not those of a ResNet-50, the processor lacks the instruction set, or the
+    /// system gives no threads.
+    ///
+    /// # Panics
+    ///
+    /// When `threads` is zero.
+    #[expect(clippy::too_many_arguments, reason = "each is one choice of the user")]
+    pub fn new(
+        state: &Tensors,
+        topology: Topology,
+        layer: Layer,
+        pool: Pool,
+        epsilon: f64,
+        input: InputSpec,
+        threads: usize,
+        isa: Isa,
+    ) -> Result<PlanExecutor, ExecuteError> {
+        assert!(threads > 0, "a network needs a thread to run on");
+        let architecture = Architecture::infer(state)?;
+        let plan = Plan::compile(
+            state,
+            architecture,
+            topology,
+            layer,
+            pool,
+            epsilon,
+            input.side,
+            &input.normalization,
+            isa,
+        )
+        .ok_or(ExecuteError::InstructionSet { isa })?;
+        let arenas = (0..threads).map(|_| plan.arena()).collect();
+        let threads = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("network-{index}"))
+            .build()
+            .map_err(|source| ExecuteError::Threads { threads, source })?;
+        Ok(PlanExecutor {
+            plan,
+            width: architecture.features(layer, pool, input.side),
+            input,
+            threads,
+            arenas,
+        })
+    }
+}
+
+impl Executor for PlanExecutor {
+    fn describe(&self) -> String {
+        let threads = self.arenas.len();
+        let plural = if threads == 1 { "" } else { "s" };
+        let isa = self.plan.isa();
+        format!("p8's own kernels for {isa} on the CPU, {threads} thread{plural}")
+    }
+
+    fn arithmetic(&self) -> String {
+        format!("plan f32 {}", self.plan.isa())
+    }
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn features(&mut self, images: &[&[u8]]) -> Result<Vec<f32>, ExecuteError> {
+        self.input.check(images)?;
+        let mut features = vec![0.0; images.len() * self.width];
+        let share = images.len().div_ceil(self.arenas.len()).clamp(1, GROUP);
+        let rows = features.chunks_mut(share * self.width);
+        let queue = Mutex::new(rows.zip(images.chunks(share)));
+        let (plan, queue) = (&self.plan, &queue);
+        self.threads.in_place_scope(|scope| {
+            for arena in &mut self.arenas {
+                scope.spawn(move |_| {
+                    loop {
+                        // The lock is held for no longer than taking the next group.
+                        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                        let Some((rows, images)) = next else { break };
+                        plan.run(arena, images, rows);
+                    }
+                });
+            }
+        });
+        all_finite(features, self.width)
+    }
+}
+
+#[cfg(test)]
+mod tests;
