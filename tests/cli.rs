@@ -45,6 +45,9 @@ fn a_wrong_argument_ends_with_2_at_every_rank_count_and_names_it() {
         P8::on(ranks)
             .env("P8_THREADS", "many")
             .fail(2, &["P8_THREADS", "many"]);
+        P8::on(ranks)
+            .env("P8_ISA", "sse9")
+            .fail(2, &["P8_ISA", "sse9", "avx512"]);
         P8::on(ranks).args(["--glob", "["]).fail(2, &["--glob"]);
     }
 }
@@ -79,6 +82,19 @@ fn flag_environment_file_and_default_are_taken_in_this_order() {
     assert_eq!(setting("label"), ("none".into(), "file".into()));
     assert_eq!(setting("pool"), ("avg".into(), "default".into()));
     assert_eq!(metrics["model"]["k"], 2);
+}
+
+#[test]
+fn a_pinned_instruction_set_computes_and_is_told() {
+    let images = Images::new(3);
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    let finished = P8::small(2, images.path(), &output)
+        .env("P8_ISA", "scalar")
+        .succeed();
+    assert!(finished.stderr.contains("scalar"), "{finished}");
+    let executor = metrics(&output)["environment"]["executor"].to_string();
+    assert!(executor.contains("scalar"), "{executor}");
 }
 
 #[test]
