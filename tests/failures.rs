@@ -9,6 +9,15 @@ use std::time::Duration;
 /// "Within seconds", on a machine that runs other tests at the same time.
 const SECONDS: Duration = Duration::from_secs(30);
 
+/// Shards that are there under their final names.
+fn finished_blocks(features: &Path) -> usize {
+    let names = names(features);
+    names
+        .iter()
+        .filter(|name| name.starts_with("block-"))
+        .count()
+}
+
 #[test]
 fn inputs_without_images_end_with_3() {
     let empty = tempfile::tempdir().unwrap();
@@ -141,7 +150,7 @@ fn a_rank_that_is_killed_ends_the_job() {
     let output = tempfile::tempdir().unwrap();
     let mut running = P8::small(3, images.path(), output.path()).start();
     running.until("a block is finished", || {
-        !names(&output.path().join("features")).is_empty()
+        finished_blocks(&output.path().join("features")) > 0
     });
     signal("KILL", running.rank_processes()[1]);
     let finished = running.wait();
@@ -156,7 +165,7 @@ fn a_signal_to_one_rank_or_to_a_program_alone_ends_with_75() {
         let output = tempfile::tempdir().unwrap();
         let features = output.path().join("features");
         let mut running = P8::small(3, images.path(), output.path()).start();
-        running.until("a block is finished", || !names(&features).is_empty());
+        running.until("a block is finished", || finished_blocks(&features) > 0);
         signal(name, running.rank_processes()[2]);
         let finished = running.wait();
         finished.demand(75, &[&format!("SIG{name}"), "finished blocks are kept"]);
@@ -165,7 +174,7 @@ fn a_signal_to_one_rank_or_to_a_program_alone_ends_with_75() {
     let output = tempfile::tempdir().unwrap();
     let features = output.path().join("features");
     let mut running = P8::small(1, images.path(), output.path()).start_alone();
-    running.until("a block is finished", || !names(&features).is_empty());
+    running.until("a block is finished", || finished_blocks(&features) > 0);
     signal("TERM", running.id());
     running.wait().demand(75, &["SIGTERM"]);
 }
@@ -178,17 +187,13 @@ fn a_signal_to_mpirun_ends_the_job_and_keeps_what_was_finished() {
         let output = tempfile::tempdir().unwrap();
         let features = output.path().join("features");
         let mut running = P8::small(3, images.path(), output.path()).start();
-        running.until("a block is finished", || !names(&features).is_empty());
+        running.until("a block is finished", || finished_blocks(&features) > 0);
         signal(name, running.id());
         let finished = running.wait();
         assert_ne!(finished.code, 0, "{finished}");
         assert!(code.is_none_or(|code| finished.code == code), "{finished}");
         assert!(finished.elapsed < SECONDS);
-        let kept = names(&features)
-            .iter()
-            .filter(|name| name.starts_with("block-"))
-            .count();
-        assert!(kept > 0);
+        assert!(finished_blocks(&features) > 0);
         P8::small(2, images.path(), output.path()).succeed();
     }
 }
