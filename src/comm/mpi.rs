@@ -63,7 +63,7 @@ impl Comm {
     }
 
     /// Name and version of the MPI library.
-    pub fn library(&self) -> String {
+    pub fn mpi_library(&self) -> String {
         let text = mpi::environment::library_version().unwrap_or_else(|_| "unknown".into());
         let first_line = text.lines().next().unwrap_or("unknown");
         first_line

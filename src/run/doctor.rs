@@ -65,7 +65,7 @@ fn findings(settings: &DoctorSettings, comm: &Comm, place: Place) -> Findings {
         threads: settings.threads.unwrap_or(place.default_threads()),
         instruction_set: Isa::detect().to_string(),
         cpu: super::publish::cpu_name(),
-        mpi: comm.library(),
+        mpi: comm.mpi_library(),
         blas: linalg::blas_description(),
         cache: settings.cache_folder.as_ref().map_or(
             "none: neither XDG_CACHE_HOME nor HOME is set".into(),

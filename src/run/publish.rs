@@ -254,7 +254,7 @@ fn metrics(run: &Finished, certificate: &Certificate, ranks: &Ranks) -> Metrics 
             threads_per_rank: ranks.threads.clone(),
             executor: run.executor.describe(),
             blas: linalg::blas_description(),
-            mpi: run.job.comm.library(),
+            mpi: run.job.comm.mpi_library(),
             os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             cpu: cpu_name(),
         },
