@@ -20,8 +20,9 @@ Examples:
   p8 --input photos --dry-run                         what would be done, and how long it takes
 
 Every option is also read from the environment (P8_INPUT, P8_COMPONENTS, ...) and from a TOML file
-given with --config. The order is: flag, environment, file, default. P8_ISA (avx512, avx2, scalar)
-pins the instruction set of the network, P8_WEIGHTS_MIRROR the address that weights are fetched from.
+given with --config. The order is: flag, environment, file, default. P8_ISA (avx512, avx2,
+neon, scalar) pins the instruction set of the network, P8_WEIGHTS_MIRROR the address that weights
+are fetched from.
 
 Exit codes: 0 done, 2 usage, 3 input, 4 input/output, 5 numerical check failed, 6 weights,
 70 internal error, 75 stopped by a signal with its finished blocks kept: run again.";

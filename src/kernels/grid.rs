@@ -300,7 +300,7 @@ fn every_kernel_adds_in_the_promised_order() {
             let found = data.run(&kernels);
             let add = |sum: f32, input: f32, weight: f32| match kernels.isa {
                 Isa::Scalar => sum + input * weight,
-                Isa::Avx2 | Isa::Avx512 => input.mul_add(weight, sum),
+                Isa::Neon | Isa::Avx2 | Isa::Avx512 => input.mul_add(weight, sum),
             };
             for (at, sum) in data.folded(add, |term| term) {
                 let expected = if shape.relu && sum < 0.0 { 0.0 } else { sum };

@@ -9,7 +9,7 @@
 //! Every kernel adds in the same order: the accumulator starts as the bias, then come the taps, in
 //! each tap the channel blocks, in each block the sixteen channels, then the residual is added and
 //! negative values are cut. The result of a pixel therefore does not depend on the tile that it is
-//! computed in. AVX2 and AVX-512 fuse multiplication and addition and give the same bits; the
+//! computed in. NEON, AVX2 and AVX-512 fuse multiplication and addition and give the same bits; the
 //! scalar kernel rounds twice and does not.
 //!
 //! A kernel's name is `operation_type_tile_isa`, with the tile counted in elements:
@@ -26,6 +26,8 @@ pub mod pack;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 mod unroll;
 
@@ -140,6 +142,18 @@ impl Kernels {
                 winograd_input: scalar::winograd_f32_input_6x6_scalar,
                 winograd_output: scalar::winograd_f32_output_4x4_scalar,
             }),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Some(Kernels {
+                isa,
+                conv_name: "conv_f32_6x16_neon",
+                max_pixels: neon::MAX_PIXELS,
+                max_blocks: neon::MAX_BLOCKS,
+                conv_tile: neon::conv_f32_6x16_neon,
+                winograd_input: neon::winograd_f32_input_6x6_neon,
+                winograd_output: neon::winograd_f32_output_4x4_neon,
+            }),
+            #[cfg(not(target_arch = "aarch64"))]
+            Isa::Neon => None,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Some(Kernels {
                 isa,

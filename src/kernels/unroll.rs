@@ -9,6 +9,9 @@ macro_rules! unroll {
     (up to 2: $index:ident < $count:ident $body:block) => {
         unroll!(@ 0 1: $index < $count $body)
     };
+    (up to 4: $index:ident < $count:ident $body:block) => {
+        unroll!(@ 0 1 2 3: $index < $count $body)
+    };
     (up to 6: $index:ident < $count:ident $body:block) => {
         unroll!(@ 0 1 2 3 4 5: $index < $count $body)
     };

@@ -59,21 +59,20 @@ struct Header {
 /// # Errors
 /// On all ranks, when one of them lacks the pinned one.
 pub fn instruction_set(settings: &Settings, comm: &Comm) -> Result<Isa, Failure> {
-    let common = comm
-        .all_gather_u64(&[Isa::detect() as u64])
-        .concat()
-        .into_iter()
-        .min()
-        .and_then(|level| Isa::ALL.get(level as usize).copied())
-        .unwrap_or(Isa::Scalar);
+    let common = Isa::common(comm.all_gather_u64(&[Isa::available_bits()]).concat());
     match settings.isa {
-        Some(pinned) if pinned > common => Err(Failure::new(
-            Kind::Usage,
-            format!(
-                "cannot compute with {pinned}, as P8_ISA asks: not every rank has more than {common}"
-            ),
-        )),
-        pinned => Ok(pinned.unwrap_or(common)),
+        Some(pinned) if !common.contains(&pinned) => {
+            let common: Vec<&str> = common.into_iter().map(Isa::as_str).collect();
+            Err(Failure::new(
+                Kind::Usage,
+                format!(
+                    "cannot compute with {pinned}, as P8_ISA asks: what all ranks have is {}",
+                    common.join(", ")
+                ),
+            ))
+        }
+        Some(pinned) => Ok(pinned),
+        None => Ok(common.last().copied().unwrap_or(Isa::Scalar)),
     }
 }
 
