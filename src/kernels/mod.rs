@@ -33,6 +33,8 @@ mod unroll;
 
 #[cfg(test)]
 mod grid;
+#[cfg(test)]
+mod properties;
 
 use filtering::{OUTPUTS, POINTS, PRODUCTS};
 
@@ -298,96 +300,8 @@ fn extent(count: usize, stride: usize, length: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use rand_chacha::ChaCha8Rng;
-    use rand_chacha::rand_core::SeedableRng;
-
-    use super::grid::{every_kernel, value};
+    use super::grid::every_kernel;
     use super::*;
-
-    #[test]
-    fn a_convolution_with_stride_two_is_made_of_tiles_over_a_bordered_input() {
-        let (in_channels, out_channels, side) = (20, 37, 9);
-        let (out_side, bordered) = (5, 11);
-        let mut random = ChaCha8Rng::seed_from_u64(11);
-        let mut draw =
-            |count: usize| -> Vec<f32> { (0..count).map(|_| value(&mut random)).collect() };
-        let image = draw(in_channels * side * side);
-        let weights = draw(out_channels * in_channels * 9);
-        let bias = draw(out_channels);
-
-        let blocks = in_channels.div_ceil(BLOCK);
-        let mut input = vec![0.0; blocks * bordered * bordered * BLOCK];
-        for channel in 0..in_channels {
-            for y in 0..side {
-                for x in 0..side {
-                    let pixel = (channel / BLOCK * bordered + y + 1) * bordered + x + 1;
-                    input[pixel * BLOCK + channel % BLOCK] = image[(channel * side + y) * side + x];
-                }
-            }
-        }
-        let taps: Vec<usize> = (0..9)
-            .map(|tap| (tap / 3 * bordered + tap % 3) * BLOCK)
-            .collect();
-
-        for kernels in every_kernel() {
-            let packed =
-                PackedWeights::new(&weights, out_channels, in_channels, 9, kernels.max_blocks);
-            let plane = out_side * out_side * BLOCK;
-            let mut padded_bias = bias.clone();
-            padded_bias.resize(packed.out_blocks() * BLOCK, 0.0);
-            let mut output = vec![f32::NAN; packed.out_blocks() * plane];
-            for group in 0..packed.groups() {
-                let first = packed.first_block_of(group);
-                let out_blocks = packed.out_blocks_of(group);
-                for y in 0..out_side {
-                    let tile = Tile {
-                        input: &input[2 * y * bordered * BLOCK..],
-                        taps: &taps,
-                        pixel_stride: 2 * BLOCK,
-                        block_stride: bordered * bordered * BLOCK,
-                        blocks,
-                        weights: packed.group(group),
-                        out_blocks,
-                        pixels: out_side,
-                        bias: Some(&padded_bias[first * BLOCK..][..out_blocks * BLOCK]),
-                        residual: None,
-                        relu: false,
-                        out_block_stride: plane,
-                    };
-                    kernels.conv_tile(&tile, &mut output[first * plane + y * out_side * BLOCK..]);
-                }
-            }
-            for (channel, &bias) in padded_bias.iter().enumerate() {
-                for y in 0..out_side {
-                    for x in 0..out_side {
-                        let at =
-                            channel / BLOCK * plane + (y * out_side + x) * BLOCK + channel % BLOCK;
-                        let mut exact = f64::from(bias);
-                        if channel < out_channels {
-                            for in_channel in 0..in_channels {
-                                for tap in 0..9 {
-                                    let (y, x) = (2 * y + tap / 3, 2 * x + tap % 3);
-                                    if (1..=side).contains(&y) && (1..=side).contains(&x) {
-                                        let pixel = (in_channel * side + y - 1) * side + x - 1;
-                                        let weight = (channel * in_channels + in_channel) * 9 + tap;
-                                        exact +=
-                                            f64::from(image[pixel]) * f64::from(weights[weight]);
-                                    }
-                                }
-                            }
-                        }
-                        // 9 * 20 products of values below one: gamma_182 times at most 181.
-                        assert!(
-                            (f64::from(output[at]) - exact).abs() < 2e-3,
-                            "{}: {} instead of {exact}",
-                            kernels.conv_name,
-                            output[at]
-                        );
-                    }
-                }
-            }
-        }
-    }
 
     #[test]
     fn a_tile_that_does_not_fit_its_slices_is_refused() {

@@ -67,8 +67,7 @@ pub(super) unsafe fn conv_f32_6x16_neon(tile: &Tile<'_>, output: &mut [f32]) {
 /// # Safety
 ///
 /// Needs NEON, and 16 floats at `weights`.
-#[inline]
-#[target_feature(enable = "neon")]
+#[inline(always)]
 unsafe fn add_channel<const PIXELS: usize, const LANE: i32>(
     sums: &mut [[float32x4_t; VECTORS]; PIXELS],
     inputs: &[float32x4_t; PIXELS],
@@ -76,10 +75,13 @@ unsafe fn add_channel<const PIXELS: usize, const LANE: i32>(
 ) {
     unroll!(up to 4: vector < VECTORS {
         // SAFETY: the caller's promise.
-        let row = unsafe { vld1q_f32(weights.add(vector * LANES)) };
-        unroll!(up to 6: pixel < PIXELS {
-            sums[pixel][vector] = vfmaq_laneq_f32::<LANE>(sums[pixel][vector], row, inputs[pixel]);
-        });
+        unsafe {
+            let row = vld1q_f32(weights.add(vector * LANES));
+            unroll!(up to 6: pixel < PIXELS {
+                let sum = sums[pixel][vector];
+                sums[pixel][vector] = vfmaq_laneq_f32::<LANE>(sum, row, inputs[pixel]);
+            });
+        }
     });
 }
 
