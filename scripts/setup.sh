@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Makes a machine ready to build and run p8. Sourced by scripts/run, scripts/test and .ci/run.
+# Makes a machine ready to build and run p8. Sourced by the other scripts and .ci/run.
 #
 # P8_SYSTEM_ROOT is put in front of the system paths read here; the tests point it at a folder.
 
@@ -13,8 +13,8 @@ set_up_machine() {
     command -v mpirun >/dev/null || fail "mpirun is not on PATH"
 }
 
-# provide build|shellcheck: installs what this machine lacks of what building p8, or checking its
-# scripts, needs.
+# provide build|shellcheck|arm|valgrind: installs what this machine lacks of what building p8, checking
+# its scripts, running its kernels for 64-bit Arm, or checking their use of memory needs.
 provide() {
     local need="$1" family
     local -a missing
@@ -80,7 +80,7 @@ package_family() {
     echo "$family"
 }
 
-# missing_packages FAMILY build|shellcheck: prints the packages that this machine lacks. A program counts
+# missing_packages FAMILY NEED: prints the packages that this machine lacks. A program counts
 # wherever it comes from (modules, Spack, an MPI built by hand), a library when its package is installed.
 missing_packages() {
     case "$1 $2" in
@@ -106,6 +106,13 @@ missing_packages() {
             ;;
         'debian shellcheck') unless_programs shellcheck -- shellcheck ;;
         'fedora shellcheck') unless_programs shellcheck -- ShellCheck ;;
+        'debian arm')
+            unless_programs aarch64-linux-gnu-gcc -- gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+            unless_programs qemu-aarch64-static -- qemu-user-static
+            ;;
+        # Fedora has no C library for another architecture.
+        'fedora arm') ;;
+        *' valgrind') unless_programs valgrind -- valgrind ;;
     esac
 }
 

@@ -4,6 +4,7 @@
 use crate::support::{P8, reference};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::Float32Type;
+use p8::kernels::Isa;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::path::{Path, PathBuf};
 
@@ -84,13 +85,16 @@ fn relative_l2(found: &[f64], expected: &[f64]) -> f64 {
 }
 
 impl Reference {
-    fn run(&self, output: &Path, arguments: &[&str]) {
+    fn p8(&self, output: &Path, arguments: &[&str]) -> P8 {
         P8::on(2)
             .args(["--input".as_ref(), self.photos.as_os_str()])
             .args(["--weights".as_ref(), self.weights.as_os_str()])
             .args(["--output".as_ref(), output.as_os_str()])
             .args(arguments)
-            .succeed();
+    }
+
+    fn run(&self, output: &Path, arguments: &[&str]) {
+        self.p8(output, arguments).succeed();
     }
 }
 
@@ -128,6 +132,40 @@ fn features_from_jpeg_files_are_those_of_float64() {
                 error <= limit,
                 "{key}, photograph {photo}: {error:e} is above {limit:e}"
             );
+        }
+    }
+}
+
+#[test]
+fn every_instruction_set_of_this_machine_gives_the_features_of_float64() {
+    let Some(reference) = all() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut fused: Option<Vec<Vec<f64>>> = None;
+    for isa in Isa::available() {
+        // Plain loops take a minute for the whole network, and show as much in its first stage.
+        let (layer, limit) = match isa {
+            Isa::Scalar => ("layer1", 2e-6),
+            _ => ("layer4", 2e-5),
+        };
+        let output = folder.path().join(isa.as_str());
+        let arguments = ["--topology", "v1.5", "--layer", layer, "--pool", "avg"];
+        reference
+            .p8(&output, &arguments)
+            .env("P8_ISA", isa.as_str())
+            .succeed();
+        let key = format!("v1.5.{layer}.avg");
+        let expected = golden(&reference.golden.join("features.safetensors"), &key);
+        let found = features(&output);
+        assert_eq!(found.len(), 9);
+        for (row, expected) in found.iter().zip(expected.chunks(expected.len() / 9)) {
+            let error = relative_l2(row, expected);
+            assert!(error <= limit, "{isa}, {key}: {error:e} is above {limit:e}");
+        }
+        if isa != Isa::Scalar {
+            let fused = fused.get_or_insert_with(|| found.clone());
+            assert!(*fused == found, "{isa} gives other bits");
         }
     }
 }

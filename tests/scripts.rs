@@ -40,6 +40,14 @@ const FEDORA: [Package; 9] = [
     ("openblas-devel", &[]),
 ];
 
+/// What the kernels' own tests need beside Rust.
+const KERNELS: [Package; 4] = [
+    ("gcc-aarch64-linux-gnu", &["bin/aarch64-linux-gnu-gcc"]),
+    ("libc6-dev-arm64-cross", &[]),
+    ("qemu-user-static", &["bin/qemu-aarch64-static"]),
+    ("valgrind", &["bin/valgrind"]),
+];
+
 /// A machine played by a folder. Its programs append their command line to `calls`.
 struct Machine {
     root: tempfile::TempDir,
@@ -82,6 +90,17 @@ impl Machine {
         let machine = Self::new("ID=debian\nVERSION_ID=\"12\"\n", &DEBIAN);
         machine.program("bin/dpkg-query", DPKG_QUERY);
         machine.program("bin/apt-get", INSTALLER);
+        machine
+    }
+
+    /// A 64-bit machine of `architecture` with Debian, whose Rust compiles for itself only.
+    fn debian_on(architecture: &str) -> Self {
+        let machine = Self::new("ID=debian\nVERSION_ID=\"12\"\n", &KERNELS);
+        machine.program("bin/dpkg-query", DPKG_QUERY);
+        machine.program("bin/apt-get", INSTALLER);
+        machine.answers("uname", architecture);
+        machine.answers("rustc", "/nonexistent");
+        machine.answers("rustup", "");
         machine
     }
 
@@ -616,4 +635,68 @@ fn the_test_script_prepares_for_seven_ranks_and_hands_its_arguments_to_cargo() {
         ["cargo test --locked pca -- --nocapture"]
     );
     outcome.says("more ranks (7) than cores");
+}
+
+#[test]
+fn the_kernels_for_neon_are_tested_under_qemu_after_what_that_needs_was_installed() {
+    let machine = Machine::debian_on("x86_64");
+    let outcome = machine.start("test-neon", &["grid"], &[]).succeeded();
+    let packages = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static";
+    assert!(outcome.calls_of("apt-get")[1].ends_with(packages));
+    let triple = "aarch64-unknown-linux-gnu";
+    assert!(outcome.has_line(&format!("rustup target add {triple}")));
+    let tests = outcome.calls_of("cargo test");
+    assert_eq!(tests.len(), 1, "{}", outcome.calls);
+    assert!(
+        tests[0].ends_with(&format!("--target {triple} --lib grid")),
+        "{}",
+        tests[0]
+    );
+}
+
+#[test]
+fn a_64_bit_arm_machine_tests_the_kernels_for_neon_as_its_own() {
+    let machine = Machine::debian_on("aarch64");
+    let outcome = machine.start("test-neon", &[], &[]).succeeded();
+    assert_eq!(outcome.calls_of("apt-get"), [""; 0]);
+    let tests = outcome.calls_of("cargo test");
+    assert!(
+        tests.len() == 1 && !tests[0].contains("--target "),
+        "{tests:?}"
+    );
+}
+
+#[test]
+fn the_kernels_for_neon_are_skipped_with_a_reason_where_they_cannot_run() {
+    let packages = Machine::debian_on("x86_64");
+    fs::write(packages.path("no-such-package"), "qemu-user-static").expect("a name");
+    let compiler = Machine::debian_on("x86_64");
+    compiler.program("bin/rustup", "exit 1");
+    let system = Machine::new("ID=arch\n", &[]);
+    system.answers("uname", "x86_64");
+    for (machine, reason) in [
+        (packages, "the packages cannot be installed"),
+        (
+            compiler,
+            "there is no Rust standard library for aarch64-unknown-linux-gnu",
+        ),
+        (system, "there is no aarch64-linux-gnu-gcc"),
+    ] {
+        let outcome = machine.start("test-neon", &[], &[]).succeeded();
+        assert_eq!(outcome.calls_of("cargo test"), [""; 0]);
+        let outcome = outcome.says("skipped: the kernels for NEON are not tested here");
+        outcome.says(reason);
+    }
+}
+
+#[test]
+fn the_kernels_run_under_valgrind_which_is_installed() {
+    let machine = Machine::debian_on("x86_64");
+    let outcome = machine.start("test-memory", &[], &[]).succeeded();
+    assert!(outcome.calls_of("apt-get")[1].ends_with(" valgrind"));
+    let tests = outcome.calls_of("cargo test");
+    assert!(
+        tests.len() == 1 && tests[0].contains("\"valgrind\""),
+        "{tests:?}"
+    );
 }

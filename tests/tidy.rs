@@ -170,3 +170,19 @@ fn every_module_of_the_map_is_there_and_every_module_is_on_the_map() {
         assert!(known, "the map names {word}, which is not there");
     }
 }
+
+#[test]
+fn the_kernels_own_tests_use_the_dependencies_of_p8() {
+    let packages = |lock: &str| -> BTreeSet<String> {
+        let text = std::fs::read_to_string(repository().join(lock)).unwrap();
+        let packages = text.split("[[package]]").skip(1);
+        packages
+            .filter(|package| package.contains("checksum = "))
+            .map(|package| package.lines().take(5).collect::<Vec<_>>().join(" "))
+            .collect()
+    };
+    let (own, all) = (packages("tests/kernels/Cargo.lock"), packages("Cargo.lock"));
+    assert!(own.len() > 5, "{own:?}");
+    let other: Vec<_> = own.difference(&all).collect();
+    assert!(other.is_empty(), "not in Cargo.lock: {other:?}");
+}

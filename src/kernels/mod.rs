@@ -32,6 +32,8 @@ mod scalar;
 mod unroll;
 
 #[cfg(test)]
+mod fence;
+#[cfg(test)]
 mod grid;
 #[cfg(test)]
 mod properties;

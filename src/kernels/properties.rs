@@ -1,11 +1,13 @@
 //! Every kernel over random sizes, strides and values, against plain loops.
 //!
-//! All slices are allocations of their own that end with the last float a kernel may touch, so that
-//! a checker of memory sees whatever goes beyond (`scripts/test-memory`).
+//! Each case is computed in allocations that end with the last float a kernel may touch, so that a
+//! checker of memory sees and explains whatever goes beyond (`scripts/test-memory`), and again between
+//! fences, which need no checker and know every instruction set.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use super::fence::{Fenced, Tight};
 use super::filtering::{OUTPUTS, POINTS, PRODUCTS, Vector, evaluate_tile, interpolate_tile};
 use super::grid::{every_kernel, value};
 use super::{BLOCK, Isa, Kernels, PackedWeights, Tile};
@@ -60,9 +62,16 @@ impl Draw {
     }
 }
 
-/// The same bits, or NaN on both sides: processors disagree on which NaN they make.
-fn is_same(found: f32, expected: f32) -> bool {
-    found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan()
+/// Where values first have other bits, and both of them; all NaNs are the same, because processors
+/// disagree on which one they make.
+fn first_difference(found: &[f32], expected: &[f32]) -> Option<(usize, f32, f32)> {
+    assert_eq!(found.len(), expected.len());
+    let pairs = found.iter().zip(expected).enumerate();
+    pairs
+        .map(|(at, (&found, &expected))| (at, found, expected))
+        .find(|(_, found, expected)| {
+            found.to_bits() != expected.to_bits() && !(found.is_nan() && expected.is_nan())
+        })
 }
 
 /// `sum + input * weight` as the instruction set rounds it.
@@ -94,6 +103,23 @@ fn compute(isa: Isa, tile: &Tile<'_>, output: &mut [f32]) {
             output[at] = if tile.relu && sum < 0.0 { 0.0 } else { sum };
         }
     }
+}
+
+/// What a kernel makes of a tile whose slices stand at the edge of what the process may touch.
+fn at_a_fence(kernels: &Kernels, tile: &Tile<'_>, output: &[f32], tight: Tight) -> Box<[f32]> {
+    let fence = |floats: &[f32]| Fenced::new(floats, tight);
+    let (input, weights) = (fence(tile.input), fence(tile.weights));
+    let (bias, residual) = (tile.bias.map(fence), tile.residual.map(fence));
+    let mut output = fence(output);
+    let fenced = Tile {
+        input: input.slice(),
+        weights: weights.slice(),
+        bias: bias.as_ref().map(Fenced::slice),
+        residual: residual.as_ref().map(Fenced::slice),
+        ..*tile
+    };
+    kernels.conv_tile(&fenced, output.slice_mut());
+    output.slice().into()
 }
 
 /// Holds the convolution tile against plain loops, bit for bit, at random sizes and strides.
@@ -133,14 +159,14 @@ fn tiles_are_those_of_plain_loops(seed: u64, scale: f32, rare: Option<usize>) {
             };
             let mut found = vec![GUARD; tile.output_extent()].into_boxed_slice();
             let mut expected = found.clone();
+            let fenced = |tight| at_a_fence(&kernels, &tile, &found, tight);
+            let runs = [fenced(Tight::Front), fenced(Tight::Back)];
             kernels.conv_tile(&tile, &mut found);
             compute(kernels.isa, &tile, &mut expected);
-            for (at, (&found, &expected)) in found.iter().zip(&expected).enumerate() {
-                assert!(
-                    is_same(found, expected),
-                    "{}, case {case}: {found:e} instead of {expected:e} at {at}",
-                    kernels.conv_name
-                );
+            for found in runs.iter().chain([&found]) {
+                let difference = first_difference(found, &expected);
+                let name = kernels.conv_name;
+                assert!(difference.is_none(), "{name}, case {case}: {difference:?}");
             }
         }
     }
@@ -245,11 +271,20 @@ fn transforms_are_those_of_their_definition(seed: u64, scale: f32, rare: Option<
             let products = (PRODUCTS - 1) * stride + BLOCK;
             let mut found = vec![GUARD; products].into_boxed_slice();
             let mut expected = found.clone();
+            let fenced = [Tight::Front, Tight::Back].map(|tight| {
+                let input = Fenced::new(&input, tight);
+                let mut products = Fenced::new(&found, tight);
+                kernels.winograd_input(input.slice(), row_stride, products.slice_mut(), stride);
+                products
+            });
             kernels.winograd_input(&input, row_stride, &mut found, stride);
             // SAFETY: both slices have the floats for these strides.
             unsafe { evaluate(input.as_ptr(), row_stride, expected.as_mut_ptr(), stride) };
-            let same = found.iter().zip(&expected).all(|(&a, &b)| is_same(a, b));
-            assert!(same, "{}, input of case {case}", kernels.isa);
+            let isa = kernels.isa;
+            for found in fenced.iter().map(Fenced::slice).chain([&found[..]]) {
+                let difference = first_difference(found, &expected);
+                assert!(difference.is_none(), "{isa}, case {case}: {difference:?}");
+            }
 
             let products = draw.floats(products, scale, rare);
             let bias: Box<[f32; BLOCK]> = Box::new(std::array::from_fn(|_| value(&mut draw.0)));
@@ -257,13 +292,29 @@ fn transforms_are_those_of_their_definition(seed: u64, scale: f32, rare: Option<
             let output = (OUTPUTS - 1) * row_stride + OUTPUTS * BLOCK;
             let mut found = vec![GUARD; output].into_boxed_slice();
             let mut expected = found.clone();
+            let fenced = [Tight::Front, Tight::Back].map(|tight| {
+                let (products, bias) =
+                    (Fenced::new(&products, tight), Fenced::new(&bias[..], tight));
+                let bias = bias.slice().try_into().expect("as many as it was made of");
+                let mut output = Fenced::new(&found, tight);
+                kernels.winograd_output(
+                    products.slice(),
+                    stride,
+                    bias,
+                    output.slice_mut(),
+                    row_stride,
+                );
+                output
+            });
             kernels.winograd_output(&products, stride, &bias, &mut found, row_stride);
             let (products, bias, output) =
                 (products.as_ptr(), bias.as_ptr(), expected.as_mut_ptr());
             // SAFETY: all three slices have the floats for these strides.
             unsafe { interpolate(products, stride, bias, output, row_stride) };
-            let same = found.iter().zip(&expected).all(|(&a, &b)| is_same(a, b));
-            assert!(same, "{}, output of case {case}", kernels.isa);
+            for found in fenced.iter().map(Fenced::slice).chain([&found[..]]) {
+                let difference = first_difference(found, &expected);
+                assert!(difference.is_none(), "{isa}, case {case}: {difference:?}");
+            }
         }
     }
 }

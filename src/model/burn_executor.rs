@@ -11,8 +11,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::image::normalize;
+use crate::kernels::Isa;
 use crate::model::architecture::Architecture;
-use crate::model::executor::{ExecuteError, Executor, InputSpec, all_finite, instruction_set};
+use crate::model::executor::{ExecuteError, Executor, InputSpec, all_finite};
 use crate::model::resnet50::{ResNet50, pool};
 use crate::model::{Layer, Pool, Tensors, Topology};
 
@@ -131,7 +132,7 @@ impl Executor for BurnExecutor {
 
     fn arithmetic(&self) -> String {
         // Both backends choose kernels by the instruction set, which decides the order of sums.
-        format!("{} f32 {}", self.backend.as_str(), instruction_set())
+        format!("{} f32 {}", self.backend.as_str(), Isa::detect())
     }
 
     fn width(&self) -> usize {

@@ -79,24 +79,6 @@ impl Classify for ExecuteError {
     }
 }
 
-/// The largest instruction set of this processor that kernels choose between.
-pub fn instruction_set() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            return "avx512";
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return "avx2";
-        }
-    }
-    if cfg!(target_arch = "aarch64") {
-        "neon"
-    } else {
-        "baseline"
-    }
-}
-
 /// What the network wants to see of an image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InputSpec {

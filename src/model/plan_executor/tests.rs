@@ -48,7 +48,7 @@ fn fast() -> Vec<Isa> {
     let mut all = Isa::available();
     all.retain(|&isa| isa != Isa::Scalar);
     if all.is_empty() {
-        eprintln!("skipped: this machine has neither AVX2 nor AVX-512");
+        eprintln!("skipped: this machine has none of NEON, AVX2 and AVX-512");
     }
     all
 }
@@ -269,15 +269,106 @@ fn an_image_has_the_same_bits_in_any_batch_and_on_any_number_of_threads() {
 
 #[test]
 fn avx2_and_avx512_give_the_same_bits() {
-    let state = draw(Architecture::of_width(20), 15);
     let images = images(2, 64);
     let output = (Layer::Layer4, Pool::None);
-    let mut first = None;
-    for isa in fast() {
-        let mut executor = executor(&state, Topology::V1_5, output, caffe(64), 1, isa);
-        let found = bits(&executor.features(&slices(&images)).expect("features"));
-        let first = first.get_or_insert_with(|| found.clone());
-        assert!(*first == found, "{isa}");
+    for state in [draw(Architecture::of_width(20), 15), seeded(15)] {
+        for topology in TOPOLOGIES {
+            let mut first = None;
+            for isa in fast() {
+                let mut executor = executor(&state, topology, output, caffe(64), 1, isa);
+                let found = bits(&executor.features(&slices(&images)).expect("features"));
+                let first = first.get_or_insert_with(|| found.clone());
+                assert!(*first == found, "{isa} {topology}");
+            }
+        }
+    }
+}
+
+/// Features of a group of images that may be no numbers, which [`Executor::features`] keeps back.
+fn unchecked(executor: &mut PlanExecutor, images: &[&[u8]]) -> Vec<f32> {
+    let mut features = vec![0.0; images.len() * executor.width];
+    let arena = &mut executor.arenas[0];
+    executor.plan.run(arena, images, &mut features);
+    features
+}
+
+/// Multiplies the scale of a batch norm.
+fn scale(state: &mut Tensors, norm: &str, factor: f32) {
+    let weight = state.get_mut(&format!("{norm}.weight"));
+    let weight = weight.expect("in the network");
+    weight.data.iter_mut().for_each(|value| *value *= factor);
+}
+
+// Images are bytes and weights must be finite, so only an overflow brings infinity into the network,
+// and with it, as infinity minus infinity, NaN.
+#[test]
+fn infinity_and_nan_stay_in_their_image() {
+    let input = InputSpec {
+        side: 64,
+        normalization: Normalization {
+            mean: [0.0; 3],
+            ..Normalization::CAFFE
+        },
+    };
+    // The white image is 255 times as large as the dim ones and overflows long before them.
+    let mut images = images(6, input.side);
+    for image in &mut images {
+        image.iter_mut().for_each(|level| *level &= 1);
+    }
+    images[2].fill(255);
+    let images = slices(&images);
+    for topology in TOPOLOGIES {
+        for isa in Isa::available() {
+            let spoils = (0..=127).step_by(2).any(|exponent| {
+                let mut state = draw(Architecture::of_width(4), 19);
+                scale(&mut state, "bn1", 2f32.powi(exponent));
+                let output = (Layer::Layer4, Pool::None);
+                let mut executor = executor(&state, topology, output, input, 1, isa);
+                let features = unchecked(&mut executor, &images);
+                let rows: Vec<&[f32]> = features.chunks(executor.width).collect();
+                if rows[2].iter().all(|value| value.is_finite()) {
+                    return false;
+                }
+                for (index, row) in rows.iter().enumerate().filter(|&(index, _)| index != 2) {
+                    assert!(row.iter().all(|value| value.is_finite()), "image {index}");
+                    let alone = unchecked(&mut executor, &images[index..=index]);
+                    assert!(bits(&alone) == bits(row), "{isa} {topology}, image {index}");
+                }
+                true
+            });
+            assert!(spoils, "{isa} {topology}: the white image never overflows");
+        }
+    }
+}
+
+#[test]
+fn denormal_activations_are_computed_as_numbers() {
+    let plain = draw(Architecture::of_width(4), 20);
+    // Nothing is shifted in this network, so features are proportional to the scale. Both branches of
+    // the first block end far below the smallest normal number, and so does all that follows.
+    let mut tiny = plain.clone();
+    scale(&mut tiny, "bn1", 2f32.powi(-60));
+    for norm in ["layer1.0.bn3", "layer1.0.downsample.1"] {
+        scale(&mut tiny, norm, 2f32.powi(-80));
+    }
+    let images = images(3, 64);
+    for topology in TOPOLOGIES {
+        for isa in Isa::available() {
+            let output = (Layer::Layer4, Pool::None);
+            let features = |state: &Tensors| {
+                let mut executor = executor(state, topology, output, caffe(64), 1, isa);
+                executor.features(&slices(&images)).expect("numbers")
+            };
+            let (expected, found) = (features(&plain), features(&tiny));
+            assert!(found.iter().all(|value| *value < f32::MIN_POSITIVE));
+            let found: Vec<f32> = found
+                .iter()
+                .map(|value| (f64::from(*value) * 2f64.powi(140)) as f32)
+                .collect();
+            let error = relative_l2(&found, &expected);
+            // Denormal numbers keep a dozen of their bits here.
+            assert!(error < 1e-2, "{isa} {topology}: {error:e}");
+        }
     }
 }
 
