@@ -98,6 +98,20 @@ fn a_pinned_instruction_set_computes_and_is_told() {
 }
 
 #[test]
+fn an_instruction_set_that_no_rank_has_is_refused_with_those_that_all_have() {
+    let images = Images::new(3);
+    let folder = tempfile::tempdir().unwrap();
+    let lacking = if cfg!(target_arch = "aarch64") {
+        "avx2"
+    } else {
+        "neon"
+    };
+    P8::small(2, images.path(), &folder.path().join("out"))
+        .env("P8_ISA", lacking)
+        .fail(2, &[lacking, "P8_ISA", "what all ranks have is scalar"]);
+}
+
+#[test]
 fn a_dry_run_tells_the_plan_and_computes_nothing() {
     let images = Images::new(10);
     let folder = tempfile::tempdir().unwrap();
