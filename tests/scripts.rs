@@ -99,7 +99,7 @@ impl Machine {
         machine.program("bin/dpkg-query", DPKG_QUERY);
         machine.program("bin/apt-get", INSTALLER);
         machine.answers("uname", architecture);
-        machine.answers("rustc", "/nonexistent");
+        machine.program("bin/rustc", "echo \"$root/no-such-library\"");
         machine.answers("rustup", "");
         machine
     }
