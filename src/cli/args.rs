@@ -9,7 +9,7 @@ use crate::dataset::label::LabelRule;
 use crate::error::chain;
 use crate::image::{Exif, Preprocess};
 use crate::model::{Layer, Pool, Topology};
-use crate::pca::Solver;
+use crate::pca::{self, Solver};
 use crate::run::settings::{LogFormat, WeightsChoice};
 
 const EXAMPLES: &str = "\
@@ -115,9 +115,9 @@ pub struct RunArgs {
     /// Factorisation [default: auto]
     #[arg(long, value_enum, help_heading = "PCA")]
     pub solver: Option<Solver>,
-    /// Arithmetic of the factorisation [default: f64]
+    /// Precision of the factorisation [default: f64]
     #[arg(long, value_enum, help_heading = "PCA")]
-    pub pca_precision: Option<PcaPrecision>,
+    pub pca_precision: Option<pca::Precision>,
 
     /// Threads of each rank [default: the host's cores divided among its ranks]
     #[arg(long, value_name = "N", value_parser = thread_count, help_heading = "Running")]
@@ -162,13 +162,6 @@ pub enum Precision {
 pub enum Device {
     /// The processor
     Cpu,
-}
-
-/// Arithmetic of the factorisation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PcaPrecision {
-    /// 64-bit floating point
-    F64,
 }
 
 fn fraction(text: &str) -> Result<f64, String> {

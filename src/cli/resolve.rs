@@ -7,7 +7,7 @@ use crate::image::Exif;
 use crate::kernels::{Isa, UnknownIsa};
 use crate::model::weights::{Cache, Named};
 use crate::model::{Layer, Pool};
-use crate::pca::{Components, PcaSettings, Solver};
+use crate::pca::{self, Components, PcaSettings, Solver};
 use crate::run::settings::{Level, Log, LogFormat, SAMPLE_INPUT, Setting, Settings, WeightsChoice};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -70,6 +70,7 @@ pub fn resolve(
             standardize: args.standardize.unwrap_or(true),
             whiten: args.whiten,
             solver: args.solver.unwrap_or(Solver::Auto),
+            precision: args.pca_precision.unwrap_or(pca::Precision::F64),
         },
         threads: args.threads,
         isa: instruction_set(environment)?,
@@ -164,7 +165,7 @@ fn listed(settings: &Settings, sources: &BTreeMap<String, Source>) -> Vec<Settin
         ("standardize", settings.pca.standardize.to_string()),
         ("whiten", settings.pca.whiten.to_string()),
         ("solver", settings.pca.solver.as_str().into()),
-        ("pca-precision", "f64".into()),
+        ("pca-precision", settings.pca.precision.as_str().into()),
         (
             "threads",
             settings

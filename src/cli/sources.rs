@@ -386,7 +386,7 @@ mod tests {
             ("standardize", "false"),
             ("whiten", "true"),
             ("solver", "wide"),
-            ("pca-precision", "f64"),
+            ("pca-precision", "f32"),
             ("threads", "2"),
             ("dry-run", "true"),
             ("log", "json"),

@@ -11,6 +11,7 @@ use std::sync::Once;
 
 use ndarray::Array2;
 
+use super::scalar::Scalar;
 use super::{LinalgError, zeros};
 
 unsafe extern "C" {
@@ -50,7 +51,7 @@ struct Shape {
     leading: c_int,
 }
 
-fn shape(routine: &'static str, a: &Array2<f64>) -> Result<Shape, LinalgError> {
+fn shape<T: Scalar>(routine: &'static str, a: &Array2<T>) -> Result<Shape, LinalgError> {
     init();
     assert!(
         a.t().is_standard_layout(),
@@ -93,203 +94,40 @@ fn refused(routine: &'static str, info: c_int) -> Result<(), LinalgError> {
     Ok(())
 }
 
-/// QR of `a`, `[m, n]`, in place: R on and above the diagonal, reflectors below; returns tau.
-pub fn geqrf(a: &mut Array2<f64>) -> Result<Vec<f64>, LinalgError> {
-    const NAME: &str = "dgeqrf";
+/// QR of `a`, `[m, n]` with m >= n, in place: R on and above the diagonal, reflectors below. Returns
+/// the triangle T, `[n, n]`, with which Q = I - V T V^T for the unit lower trapezoid V of the
+/// reflectors.
+///
+/// Recursive over the columns, so that most of it are matrix products (Elmroth and Gustavson,
+/// "Applying recursion to serial and parallel QR factorization leads to better performance", 2000).
+pub fn geqrt3<T: Scalar>(a: &mut Array2<T>) -> Result<Array2<T>, LinalgError> {
+    let routine = T::ROUTINES.geqrt3;
     let Shape {
         rows,
         columns,
         leading,
-    } = shape(NAME, a)?;
-    let mut tau = vec![0.0; a.nrows().min(a.ncols())];
-    if tau.is_empty() {
-        return Ok(tau);
-    }
-    let mut info = 0;
-    let mut call = |a: &mut Array2<f64>, work: &mut [f64], length: c_int| {
-        // SAFETY: `a` holds leading x columns values by columns (checked by `shape`), `tau`
-        // min(m, n), and `work` as many as `length` says, or one for a query (-1).
-        unsafe {
-            lapack_sys::dgeqrf_(
-                &rows,
-                &columns,
-                a.as_mut_ptr(),
-                &leading,
-                tau.as_mut_ptr(),
-                work.as_mut_ptr(),
-                &length,
-                &mut info,
-            );
-        }
-    };
-    let mut answer = [0.0];
-    call(a, &mut answer, -1);
-    let mut work = workspace(NAME, answer[0], a)?;
-    let length = work.len() as c_int;
-    call(a, &mut work, length);
-    refused(NAME, info)?;
-    Ok(tau)
-}
-
-/// `c = Q c` for the Q that [`geqrf`] left in `reflectors` `[m, n]` and `tau`; `c` is `[m, k]`.
-pub fn ormqr(
-    reflectors: &Array2<f64>,
-    tau: &[f64],
-    c: &mut Array2<f64>,
-) -> Result<(), LinalgError> {
-    const NAME: &str = "dormqr";
-    let v = shape(NAME, reflectors)?;
-    let Shape {
-        rows,
-        columns,
-        leading,
-    } = shape(NAME, c)?;
-    assert_eq!(reflectors.nrows(), c.nrows(), "{NAME}: rows of Q and C");
-    assert!(
-        tau.len() <= reflectors.ncols() && tau.len() <= reflectors.nrows(),
-        "{NAME}: more reflectors than rows or columns"
-    );
-    if tau.is_empty() || c.is_empty() {
-        return Ok(());
-    }
-    let count = tau.len() as c_int;
-    let (side, transpose) = (b'L' as c_char, b'N' as c_char);
-    let mut info = 0;
-    let mut call = |c: &mut Array2<f64>, work: &mut [f64], length: c_int| {
-        // SAFETY: `reflectors` holds v.leading x (at least count) values by columns and is only
-        // read, `c` holds leading x columns values, `work` as many as `length` says (or one for
-        // a query); rows of both agree, checked above.
-        unsafe {
-            lapack_sys::dormqr_(
-                &side,
-                &transpose,
-                &rows,
-                &columns,
-                &count,
-                reflectors.as_ptr(),
-                &v.leading,
-                tau.as_ptr(),
-                c.as_mut_ptr(),
-                &leading,
-                work.as_mut_ptr(),
-                &length,
-                &mut info,
-            );
-        }
-    };
-    let mut answer = [0.0];
-    call(c, &mut answer, -1);
-    let mut work = workspace(NAME, answer[0], c)?;
-    let length = work.len() as c_int;
-    call(c, &mut work, length);
-    refused(NAME, info)
-}
-
-/// QR of `[a; b]` where `a` is an upper triangle `[n, n]` and `b` is `[m, n]` with its last
-/// `trapezoid` rows upper trapezoidal. On return `a` holds R and `b` the reflectors; the result is
-/// T `[block, n]`, the triangular factors of the block reflectors.
-pub fn tpqrt(
-    a: &mut Array2<f64>,
-    b: &mut Array2<f64>,
-    trapezoid: usize,
-    block: usize,
-) -> Result<Array2<f64>, LinalgError> {
-    const NAME: &str = "dtpqrt";
-    let Shape {
-        columns, leading, ..
-    } = shape(NAME, a)?;
-    let below = shape(NAME, b)?;
-    let n = a.ncols();
-    assert_eq!(a.nrows(), n, "{NAME}: the upper matrix is square");
-    assert_eq!(b.ncols(), n, "{NAME}: columns of both matrices");
-    assert!(
-        trapezoid <= b.nrows().min(n),
-        "{NAME}: height of the trapezoid"
-    );
-    assert!(block >= 1, "{NAME}: block of reflectors");
-    let block = block.min(n.max(1));
-    let mut t = zeros(block, n);
-    if n == 0 || b.nrows() == 0 {
+    } = shape(routine.name, a)?;
+    assert!(rows >= columns, "{} takes tall matrices", routine.name);
+    let mut t = zeros(a.ncols(), a.ncols());
+    if a.ncols() == 0 {
         return Ok(t);
     }
-    let (trapezoid, block) = (trapezoid as c_int, block as c_int);
-    let mut work = vec![0.0; block as usize * n];
     let mut info = 0;
-    // SAFETY: `a` holds n x n, `b` below.leading x n and `t` block x n values by columns; `work`
-    // holds block x n values as the routine's documentation asks; shapes checked above.
+    // SAFETY: `a` holds leading x columns values by columns (checked by `shape`), `t` columns x
+    // columns values.
     unsafe {
-        lapack_sys::dtpqrt_(
-            &below.rows,
+        (routine.call)(
+            &rows,
             &columns,
-            &trapezoid,
-            &block,
             a.as_mut_ptr(),
             &leading,
-            b.as_mut_ptr(),
-            &below.leading,
             t.as_mut_ptr(),
-            &block,
-            work.as_mut_ptr(),
+            &columns,
             &mut info,
         );
     }
-    refused(NAME, info)?;
+    refused(routine.name, info)?;
     Ok(t)
-}
-
-/// `[a; b] = Q [a; b]` for the Q that [`tpqrt`] left in `v` `[m, n]` and `t`; `a` is `[n, k]`, `b`
-/// is `[m, k]`, and `trapezoid` is what [`tpqrt`] was given.
-pub fn tpmqrt(
-    v: &Array2<f64>,
-    t: &Array2<f64>,
-    trapezoid: usize,
-    a: &mut Array2<f64>,
-    b: &mut Array2<f64>,
-) -> Result<(), LinalgError> {
-    const NAME: &str = "dtpmqrt";
-    let reflectors = shape(NAME, v)?;
-    let factors = shape(NAME, t)?;
-    let top = shape(NAME, a)?;
-    let bottom = shape(NAME, b)?;
-    assert_eq!(t.ncols(), v.ncols(), "{NAME}: columns of V and T");
-    assert_eq!(a.nrows(), v.ncols(), "{NAME}: rows of the upper matrix");
-    assert_eq!(b.nrows(), v.nrows(), "{NAME}: rows of the lower matrix");
-    assert_eq!(a.ncols(), b.ncols(), "{NAME}: columns of both matrices");
-    assert!(
-        trapezoid <= v.nrows().min(v.ncols()),
-        "{NAME}: height of the trapezoid"
-    );
-    if v.is_empty() || a.is_empty() {
-        return Ok(());
-    }
-    let (side, transpose) = (b'L' as c_char, b'N' as c_char);
-    let trapezoid = trapezoid as c_int;
-    let mut work = vec![0.0; t.nrows() * a.ncols()];
-    let mut info = 0;
-    // SAFETY: all four matrices are stored by columns with the leading dimensions given, their
-    // shapes agree (checked above), and `work` holds block x k values.
-    unsafe {
-        lapack_sys::dtpmqrt_(
-            &side,
-            &transpose,
-            &bottom.rows,
-            &bottom.columns,
-            &reflectors.columns,
-            &trapezoid,
-            &factors.rows,
-            v.as_ptr(),
-            &reflectors.leading,
-            t.as_ptr(),
-            &factors.leading,
-            a.as_mut_ptr(),
-            &top.leading,
-            b.as_mut_ptr(),
-            &bottom.leading,
-            work.as_mut_ptr(),
-            &mut info,
-        );
-    }
-    refused(NAME, info)
 }
 
 /// The three factors of an SVD: U `[m, r]`, the singular values `[r]` and V^T `[r, n]`.
@@ -420,7 +258,7 @@ mod tests {
 
     #[test]
     fn empty_matrices_have_empty_factors() {
-        assert_eq!(geqrf(&mut zeros(0, 3)), Ok(vec![]));
+        assert_eq!(geqrt3::<f32>(&mut zeros(3, 0)), Ok(zeros(0, 0)));
         let (u, values, vt) = gesdd(&mut zeros(4, 0)).unwrap();
         assert_eq!((u.dim(), values.len(), vt.dim()), ((4, 0), 0, (0, 0)));
     }

@@ -1,17 +1,21 @@
 //! Dense linear algebra over LAPACK: QR, the merge of two triangles, SVD, norms and signs.
 //!
-//! Matrices are `ndarray` matrices of `f64`. What goes to LAPACK is stored by columns (Fortran
-//! order); [`zeros`] and [`by_columns`] make such matrices. All foreign calls stand in
-//! [`lapack`]; everything above it is safe code without MPI. OpenBLAS runs on one thread: with more of
+//! Matrices are `ndarray` matrices, of either precision where they may be large ([`Scalar`]), else of
+//! `f64`. What goes to LAPACK is stored by columns (Fortran order); [`zeros`] and [`by_columns`] make
+//! such matrices. All foreign calls stand in [`lapack`] and [`blas`]; everything above them is safe code
+//! without MPI. OpenBLAS runs on one thread: with more of
 //! them it cuts its sums differently, and the bits of a result would depend on the machine.
 
+pub mod blas;
 pub mod lapack;
 pub mod norms;
 pub mod qr;
+pub mod scalar;
 pub mod sign;
 pub mod svd;
 
 pub use lapack::{blas_description, init};
+pub use scalar::Scalar;
 
 use ndarray::{Array2, ArrayView2, ShapeBuilder};
 
@@ -59,12 +63,12 @@ impl Classify for LinalgError {
 }
 
 /// A matrix of zeros stored by columns, `[rows, columns]`.
-pub fn zeros(rows: usize, columns: usize) -> Array2<f64> {
+pub fn zeros<T: Scalar>(rows: usize, columns: usize) -> Array2<T> {
     Array2::zeros((rows, columns).f())
 }
 
 /// A copy stored by columns, `[rows, columns]`.
-pub fn by_columns(matrix: ArrayView2<f64>) -> Array2<f64> {
+pub fn by_columns<T: Scalar>(matrix: ArrayView2<T>) -> Array2<T> {
     let mut copy = zeros(matrix.nrows(), matrix.ncols());
     copy.assign(&matrix);
     copy

@@ -1,10 +1,14 @@
-//! Norms that neither overflow nor underflow: everything is divided by the largest entry first.
+//! Norms that neither overflow nor underflow: everything is divided by the largest entry first. They
+//! are computed in f64 for both precisions.
 
 use ndarray::{Array2, ArrayView2, Axis};
 
+use super::scalar::Scalar;
+
 /// The Euclidean norm of a vector. Zero only if every entry is zero; infinite or NaN entries give
 /// a norm that is not finite.
-pub fn euclidean<'a>(vector: impl Iterator<Item = &'a f64> + Clone) -> f64 {
+pub fn euclidean<'a, T: Scalar>(vector: impl Iterator<Item = &'a T> + Clone) -> f64 {
+    let vector = vector.map(|x| x.as_f64());
     let largest = vector
         .clone()
         .fold(0.0_f64, |largest, x| largest.max(x.abs()));
@@ -19,7 +23,7 @@ fn unit_for(largest: f64) -> f64 {
 }
 
 /// The Frobenius norm of a matrix, summed in the order of its storage.
-pub fn frobenius(matrix: &Array2<f64>) -> f64 {
+pub fn frobenius<T: Scalar>(matrix: &Array2<T>) -> f64 {
     match matrix.as_slice_memory_order() {
         Some(entries) => euclidean(entries.iter()),
         None => euclidean(matrix.iter()),
@@ -31,13 +35,13 @@ pub fn frobenius(matrix: &Array2<f64>) -> f64 {
 const PANEL: usize = 64;
 
 /// The Euclidean norms of the columns of a matrix `[rows, columns]`, stored either way.
-pub fn of_columns(matrix: ArrayView2<f64>) -> Vec<f64> {
+pub fn of_columns<T: Scalar>(matrix: ArrayView2<T>) -> Vec<f64> {
     let mut norms = Vec::with_capacity(matrix.ncols());
     for panel in matrix.axis_chunks_iter(Axis(1), PANEL) {
         let mut units = vec![0.0_f64; panel.ncols()];
         for row in panel.rows() {
             for (largest, x) in units.iter_mut().zip(row) {
-                *largest = largest.max(x.abs());
+                *largest = largest.max(x.as_f64().abs());
             }
         }
         for unit in &mut units {
@@ -46,7 +50,7 @@ pub fn of_columns(matrix: ArrayView2<f64>) -> Vec<f64> {
         let mut sums = vec![0.0; panel.ncols()];
         for row in panel.rows() {
             for ((sum, unit), x) in sums.iter_mut().zip(&units).zip(row) {
-                *sum += (x / unit) * (x / unit);
+                *sum += (x.as_f64() / unit) * (x.as_f64() / unit);
             }
         }
         norms.extend(units.iter().zip(&sums).map(|(unit, sum)| unit * sum.sqrt()));
@@ -70,7 +74,7 @@ mod tests {
             );
         }
         assert_eq!(euclidean([0.0, -0.0].iter()), 0.0);
-        assert_eq!(euclidean([].iter()), 0.0);
+        assert_eq!(euclidean::<f64>([].iter()), 0.0);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The mean of some rows, and the rows as deviations from it.
 
-use ndarray::{Array1, ArrayViewMut2, Axis};
+use ndarray::{Array2, ArrayViewMut2, Axis, s};
+
+use super::block::{Block, on_rows};
+use crate::linalg::{Scalar, zeros};
 
 /// How many columns are walked side by side, so that rows stored either way are read in runs.
 const PANEL: usize = 64;
@@ -42,35 +45,112 @@ impl Mean {
 /// Subtracts the mean from `rows`, `[n, d]`, n >= 1, and returns it.
 ///
 /// Two passes over the rows with the correction of the second (Chan, Golub and LeVeque,
-/// "Algorithms for computing the sample variance", 1983), after a shift by the first row.
-pub fn subtract_mean(mut rows: ArrayViewMut2<f64>) -> Mean {
+/// "Algorithms for computing the sample variance", 1983), after a shift by the first row; in f64 for
+/// both precisions. The correction, of the order of eps times the spread, goes to the mean alone: in
+/// the rows it would be lost in their own rounding.
+pub fn subtract_mean<T: Scalar>(mut rows: ArrayViewMut2<T>) -> Mean {
     let n = rows.nrows() as f64;
     let mut mean = Mean {
         origin: Vec::new(),
         offset: Vec::new(),
     };
     for mut panel in rows.axis_chunks_iter_mut(Axis(1), PANEL) {
-        let origin = panel.row(0).to_owned();
-        let mut sum = Array1::<f64>::zeros(panel.ncols());
-        for mut row in panel.rows_mut() {
-            row -= &origin;
-            sum += &row;
+        let origin: Vec<f64> = panel.row(0).iter().map(|x| x.as_f64()).collect();
+        let mut offset = vec![0.0; origin.len()];
+        for row in panel.rows() {
+            for ((sum, x), origin) in offset.iter_mut().zip(row).zip(&origin) {
+                *sum += x.as_f64() - origin;
+            }
         }
-        let mut offset = sum / n;
-        let mut rest = Array1::<f64>::zeros(panel.ncols());
+        offset.iter_mut().for_each(|sum| *sum /= n);
+        let mut rest = vec![0.0; origin.len()];
         for mut row in panel.rows_mut() {
-            row -= &offset;
-            rest += &row;
+            let means = origin.iter().zip(&offset);
+            for ((x, (origin, offset)), rest) in row.iter_mut().zip(means).zip(&mut rest) {
+                let deviation = (x.as_f64() - origin) - offset;
+                *rest += deviation;
+                *x = T::of_f64(deviation);
+            }
         }
-        rest /= n;
-        for mut row in panel.rows_mut() {
-            row -= &rest;
+        for (offset, rest) in offset.iter_mut().zip(&rest) {
+            *offset += rest / n;
         }
-        offset += &rest;
         mean.origin.extend(origin);
         mean.offset.extend(offset);
     }
     mean
+}
+
+/// The rows of blocks, at least one row in all, minus their mean, and the mean: the same numbers as
+/// [`subtract_mean`] on a copy of them, `[n, width]`, stored by columns, in two passes over the blocks.
+pub fn centered<T: Scalar>(blocks: &[Block], width: usize) -> (Array2<T>, Mean) {
+    let count = blocks.iter().map(|block| block.dim().0).sum();
+    let mut mean = Mean {
+        origin: Vec::new(),
+        offset: vec![0.0; width],
+    };
+    for block in blocks {
+        on_rows!(block, rows => add_distances(rows, &mut mean));
+    }
+    mean.offset.iter_mut().for_each(|sum| *sum /= count as f64);
+    let mut deviations = zeros(count, width);
+    let mut rest = vec![0.0; width];
+    let mut first = 0;
+    for block in blocks {
+        let to = deviations.slice_mut(s![first..first + block.dim().0, ..]);
+        on_rows!(block, rows => transpose_deviations(rows, &mean, to, &mut rest));
+        first += block.dim().0;
+    }
+    for (offset, rest) in mean.offset.iter_mut().zip(&rest) {
+        *offset += rest / count as f64;
+    }
+    (deviations, mean)
+}
+
+/// Adds the distances of rows from the origin to the offset; the first row of all is the origin.
+fn add_distances<F: Scalar>(rows: &Array2<F>, mean: &mut Mean) {
+    for row in rows.rows() {
+        if mean.origin.is_empty() {
+            mean.origin = row.iter().map(|x| x.as_f64()).collect();
+        }
+        for ((sum, x), origin) in mean.offset.iter_mut().zip(row).zip(&mean.origin) {
+            *sum += x.as_f64() - origin;
+        }
+    }
+}
+
+/// Writes the deviations of rows, stored by rows, to `to`, stored by columns, through a tile that
+/// stays in the first-level cache; adds them to `rest`.
+fn transpose_deviations<F: Scalar, T: Scalar>(
+    rows: &Array2<F>,
+    mean: &Mean,
+    mut to: ArrayViewMut2<T>,
+    rest: &mut [f64],
+) {
+    const SIDE: usize = 32;
+    let mut tile = [[T::zero(); SIDE]; SIDE];
+    for (index, strip) in rows.axis_chunks_iter(Axis(0), SIDE).enumerate() {
+        for start in (0..rest.len()).step_by(SIDE) {
+            let end = (start + SIDE).min(rest.len());
+            for (row, line) in strip.rows().into_iter().zip(&mut tile) {
+                let row = row.slice_move(s![start..end]);
+                let means = mean.origin[start..end].iter().zip(&mean.offset[start..end]);
+                let sums = rest[start..end].iter_mut().zip(line);
+                for ((x, (origin, offset)), (rest, place)) in row.iter().zip(means).zip(sums) {
+                    let deviation = (x.as_f64() - origin) - offset;
+                    *rest += deviation;
+                    *place = T::of_f64(deviation);
+                }
+            }
+            let first = index * SIDE;
+            let mut corner = to.slice_mut(s![first..first + strip.nrows(), start..end]);
+            for (j, mut column) in corner.columns_mut().into_iter().enumerate() {
+                for (x, line) in column.iter_mut().zip(&tile) {
+                    *x = line[j];
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -113,6 +193,28 @@ mod tests {
             subtract_mean(by_column.view_mut())
         );
         assert_eq!(by_row, by_column);
+    }
+
+    #[test]
+    fn blocks_of_either_precision_are_centred_like_their_rows() {
+        for (n, d) in [(1, 1), (5, 33), (70, 100)] {
+            let rows = hostile::uniform(n, d, 5).mapv(|x| f64::from((x + 3.0) as f32));
+            let mut expected = rows.clone();
+            let mean = subtract_mean(expected.view_mut());
+            let cut = n / 3;
+            let (head, tail) = rows.view().split_at(Axis(0), cut);
+            let blocks = [
+                Block::from(head.mapv(|x| x as f32)),
+                Block::from(Array2::<f64>::zeros((0, d))),
+                Block::from(tail.to_owned()),
+            ];
+            assert_eq!(
+                centered::<f64>(&blocks, d),
+                (expected.clone(), mean.clone())
+            );
+            let (single, same) = centered::<f32>(&blocks, d);
+            assert_eq!((single, same), (expected.mapv(|x| x as f32), mean));
+        }
     }
 
     #[test]

@@ -143,7 +143,8 @@ pub fn certify(model: &Model, parts: &[CertificatePart]) -> Certificate {
             *sum += square;
         }
     }
-    let rounding = THRESHOLD * f64::EPSILON * (model.n as f64).max(model.width() as f64).sqrt();
+    let rounding =
+        THRESHOLD * model.precision.eps() * (model.n as f64).max(model.width() as f64).sqrt();
     let squares = model.total_variance * (model.n.max(2) - 1) as f64;
     let norm = squares.sqrt();
     let shift = mean_rounding(model);
@@ -210,7 +211,7 @@ mod tests {
     use super::*;
     use crate::linalg::hostile;
     use crate::pca::{
-        Components, PcaSettings, Rows, Solver, exchange::threads, fit, project_block,
+        Components, PcaSettings, Precision, Rows, Solver, exchange::threads, fit, project_block,
     };
 
     fn settings(standardize: bool) -> PcaSettings {
@@ -219,6 +220,7 @@ mod tests {
             standardize,
             whiten: false,
             solver: Solver::Auto,
+            precision: Precision::F64,
         }
     }
 
@@ -232,7 +234,7 @@ mod tests {
             fit(
                 rank,
                 &layout,
-                &mut |_| Ok(rows.clone()),
+                &mut |_| Ok(rows.clone().into()),
                 &settings(standardize),
             )
             .unwrap()
@@ -251,7 +253,7 @@ mod tests {
                 for rows in [rows.clone(), rows.t().to_owned()] {
                     for standardize in [true, false] {
                         let model = fit_alone(&rows, standardize);
-                        let part = project_block(&model, &rows).part;
+                        let part = project_block(&model, &rows.clone().into()).part;
                         let certificate = certify(&model, &[part]);
                         let verdict = certificate.verdict();
                         assert!(verdict.is_ok(), "{name} {:?}: {certificate:?}", rows.dim());
@@ -266,7 +268,7 @@ mod tests {
         let rows = hostile::uniform(60, 12, 1);
         let right = fit_alone(&rows, true);
         let verdict = |model: &Model| {
-            certify(model, &[project_block(model, &rows).part])
+            certify(model, &[project_block(model, &rows.clone().into()).part])
                 .verdict()
                 .map_err(|e| e.to_string())
         };

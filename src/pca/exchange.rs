@@ -1,20 +1,54 @@
-//! What the solvers need from a communicator: four verbs.
+//! What the solvers need from a communicator: three verbs.
 
 use crate::comm::Comm;
+use crate::linalg::Scalar;
 
-/// A group of ranks that exchange numbers. [`Comm`] is the real one; tests put threads in its
+/// A group of ranks that exchange messages. [`Comm`] is the real one; tests put threads in its
 /// place, with sends that wait for their receiver, the strictest form that MPI allows.
 pub trait Exchange {
     /// This rank, counted from 0.
     fn rank(&self) -> usize;
     /// How many ranks there are.
     fn size(&self) -> usize;
-    /// Sends numbers, as many as there are; may wait until `to` receives them.
-    fn send(&self, data: &[f64], to: usize);
+    /// Sends bytes, as many as there are; may wait until `to` receives them.
+    fn send_bytes(&self, message: &[u8], to: usize);
     /// Receives what `from` sent next.
-    fn receive(&self, from: usize) -> Vec<f64>;
+    fn receive_bytes(&self, from: usize) -> Vec<u8>;
+    /// Gives every rank the bytes of `root`.
+    fn broadcast_bytes(&self, message: &mut Vec<u8>, root: usize);
+
+    /// Sends numbers, as many as there are; may wait until `to` receives them.
+    fn send<T: Scalar>(&self, data: &[T], to: usize) {
+        self.send_bytes(&to_bytes(data), to);
+    }
+
+    /// Receives the numbers that `from` sent next.
+    fn receive<T: Scalar>(&self, from: usize) -> Vec<T> {
+        to_numbers(&self.receive_bytes(from))
+    }
+
     /// Gives every rank the numbers of `root`.
-    fn broadcast(&self, data: &mut Vec<f64>, root: usize);
+    fn broadcast<T: Scalar>(&self, data: &mut Vec<T>, root: usize) {
+        let is_root = self.rank() == root;
+        let mut message = if is_root { to_bytes(data) } else { Vec::new() };
+        self.broadcast_bytes(&mut message, root);
+        if !is_root {
+            *data = to_numbers(&message);
+        }
+    }
+}
+
+fn to_bytes<T: Scalar>(numbers: &[T]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(numbers.len() * T::BYTES);
+    for x in numbers {
+        x.write(&mut bytes);
+    }
+    bytes
+}
+
+/// The numbers of a message.
+pub(super) fn to_numbers<T: Scalar>(bytes: &[u8]) -> Vec<T> {
+    bytes.chunks_exact(T::BYTES).map(T::read).collect()
 }
 
 impl Exchange for Comm {
@@ -26,16 +60,16 @@ impl Exchange for Comm {
         Comm::size(self)
     }
 
-    fn send(&self, data: &[f64], to: usize) {
-        self.send_f64(data, to);
+    fn send_bytes(&self, message: &[u8], to: usize) {
+        Comm::send_bytes(self, message, to);
     }
 
-    fn receive(&self, from: usize) -> Vec<f64> {
-        self.receive_f64(from)
+    fn receive_bytes(&self, from: usize) -> Vec<u8> {
+        Comm::receive_bytes(self, from)
     }
 
-    fn broadcast(&self, data: &mut Vec<f64>, root: usize) {
-        self.broadcast_f64(data, root);
+    fn broadcast_bytes(&self, message: &mut Vec<u8>, root: usize) {
+        Comm::broadcast_bytes(self, message, root);
     }
 }
 
@@ -50,8 +84,8 @@ pub(crate) mod threads {
     /// One rank among threads.
     pub struct Rank {
         rank: usize,
-        to: Vec<SyncSender<Vec<f64>>>,
-        from: Vec<Receiver<Vec<f64>>>,
+        to: Vec<SyncSender<Vec<u8>>>,
+        from: Vec<Receiver<Vec<u8>>>,
     }
 
     impl Exchange for Rank {
@@ -63,25 +97,25 @@ pub(crate) mod threads {
             self.to.len()
         }
 
-        fn send(&self, data: &[f64], to: usize) {
+        fn send_bytes(&self, message: &[u8], to: usize) {
             assert_ne!(to, self.rank, "a rank sends to itself");
             self.to[to]
-                .send(data.to_vec())
+                .send(message.to_vec())
                 .expect("the receiving rank is alive");
         }
 
-        fn receive(&self, from: usize) -> Vec<f64> {
+        fn receive_bytes(&self, from: usize) -> Vec<u8> {
             assert_ne!(from, self.rank, "a rank receives from itself");
             self.from[from].recv().expect("the sending rank is alive")
         }
 
-        fn broadcast(&self, data: &mut Vec<f64>, root: usize) {
+        fn broadcast_bytes(&self, message: &mut Vec<u8>, root: usize) {
             if self.rank == root {
                 for to in (0..self.size()).filter(|to| *to != root) {
-                    self.send(data, to);
+                    self.send_bytes(message, to);
                 }
             } else {
-                *data = self.receive(root);
+                *message = self.receive_bytes(root);
             }
         }
     }

@@ -4,10 +4,12 @@ use clap::ValueEnum;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
+use super::block::Block;
 use super::exchange::Exchange;
 use super::model::Model;
 use super::{PcaError, tsqr, wide};
 use crate::error::Failure;
+use crate::linalg::Scalar;
 
 /// How the factorisation is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -28,6 +30,43 @@ impl Solver {
             Solver::Auto => "auto",
             Solver::Tsqr => "tsqr",
             Solver::Wide => "wide",
+        }
+    }
+}
+
+/// The precision of the factorisation of the rows. Means, the SVD of the small triangle, scores and the
+/// model are in f64 with either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// half the time and memory; singular values to about 7 digits of the largest
+    F32,
+    /// singular values to about 15 digits of the largest
+    F64,
+}
+
+impl Precision {
+    /// The word on the command line and in files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::F64 => "f64",
+        }
+    }
+
+    /// The distance from 1 to the next number.
+    pub fn eps(self) -> f64 {
+        match self {
+            Precision::F32 => f32::EPS,
+            Precision::F64 => f64::EPS,
+        }
+    }
+
+    /// Bytes of a number.
+    pub fn bytes(self) -> usize {
+        match self {
+            Precision::F32 => f32::BYTES,
+            Precision::F64 => f64::BYTES,
         }
     }
 }
@@ -53,6 +92,8 @@ pub struct PcaSettings {
     pub whiten: bool,
     /// How to solve.
     pub solver: Solver,
+    /// In which precision.
+    pub precision: Precision,
 }
 
 /// How the rows lie on the ranks: blocks in order, each of them whole on one rank.
@@ -82,7 +123,7 @@ impl Rows<'_> {
 }
 
 /// Supplies the rows of a block as `[rows, d]`.
-pub type Read<'a> = dyn FnMut(usize) -> Result<Array2<f64>, Failure> + 'a;
+pub type Read<'a> = dyn FnMut(usize) -> Result<Block, Failure> + 'a;
 
 /// What both solvers hand over, the same on every rank.
 pub(super) struct Solution {
@@ -132,9 +173,11 @@ pub fn fit(
     let n = rows.total();
     let (solver, solver_reason) = choose_solver(settings.solver, n, rows.width)?;
     let mut read = |block: usize| read_checked(rows, read, block);
-    let solution = match solver {
-        Solver::Wide => wide::solve(comm, rows, &mut read, settings)?,
-        Solver::Auto | Solver::Tsqr => tsqr::solve(comm, rows, &mut read, settings)?,
+    let solution = match (solver, settings.precision) {
+        (Solver::Wide, Precision::F32) => wide::solve::<f32>(comm, rows, &mut read, settings)?,
+        (Solver::Wide, Precision::F64) => wide::solve::<f64>(comm, rows, &mut read, settings)?,
+        (_, Precision::F32) => tsqr::solve::<f32>(comm, rows, &mut read, settings)?,
+        (_, Precision::F64) => tsqr::solve::<f64>(comm, rows, &mut read, settings)?,
     };
     let Solution {
         mean,
@@ -169,6 +212,7 @@ pub fn fit(
         k_reason: choice.reason,
         solver,
         solver_reason,
+        precision: settings.precision,
     })
 }
 
@@ -188,16 +232,30 @@ fn check_settings(rows: &Rows, settings: &PcaSettings) -> Result<(), PcaError> {
     }
 }
 
-/// Bytes of a rank's float64 matrices at the peak of the factorisation, counted, not measured.
+/// Bytes of a rank's matrices at the peak of the factorisation on `threads` threads, counted, not
+/// measured.
 ///
-/// With `tsqr` they do not depend on the number of rows: a leaf of 2 d rows and its copy, and three
+/// With `tsqr` they do not depend on the number of rows: for each leaf in work 2 d rows, as they came
+/// (f32) and in the precision of the factorisation, for one more the rows as they came, and four
 /// triangles of d x d. With `wide` they are this rank's columns of all rows, twice beside their
 /// orthogonal factor, and three matrices of n x n.
-pub fn memory_bytes(solver: Solver, n: usize, d: usize, ranks: usize) -> f64 {
+pub fn memory_bytes(
+    solver: Solver,
+    precision: Precision,
+    (n, d): (usize, usize),
+    (ranks, threads): (usize, usize),
+) -> f64 {
+    let number = precision.bytes() as f64;
+    let at_once = tsqr::leaves_at_once(d, threads) as f64;
     let (n, d, ranks) = (n as f64, d as f64, ranks as f64);
     match solver {
-        Solver::Wide => 8.0 * (3.0 * n * d / ranks + 3.0 * n * n),
-        Solver::Auto | Solver::Tsqr => 8.0 * (2.0 * n.min(2.0 * d) * d + 3.0 * d * d),
+        Solver::Wide => number * (3.0 * n * d / ranks + 3.0 * n * n),
+        Solver::Auto | Solver::Tsqr => {
+            let raw = f32::BYTES as f64;
+            let leaf = n.min(2.0 * d) * d;
+            let leaves = (n / (2.0 * d)).ceil().min(at_once);
+            leaves * (number + raw) * leaf + raw * leaf + 4.0 * number * d * d
+        }
     }
 }
 
@@ -224,10 +282,10 @@ pub fn choose_solver(asked: Solver, n: usize, d: usize) -> Result<(Solver, Strin
     }
 }
 
-fn read_checked(rows: &Rows, read: &mut Read, block: usize) -> Result<Array2<f64>, PcaError> {
+fn read_checked(rows: &Rows, read: &mut Read, block: usize) -> Result<Block, PcaError> {
     let (expected_rows, expected_columns) = (rows.rows_per_block[block], rows.width);
     if expected_rows == 0 {
-        return Ok(Array2::zeros((0, expected_columns)));
+        return Ok(Array2::<f32>::zeros((0, expected_columns)).into());
     }
     let features = read(block).map_err(PcaError::Read)?;
     let (found_rows, columns) = features.dim();
@@ -245,14 +303,12 @@ fn read_checked(rows: &Rows, read: &mut Read, block: usize) -> Result<Array2<f64
     Ok(features)
 }
 
-/// Refuses NaN and infinity in the features `[rows, d]` of a block, and names the first place.
-pub fn check_finite(block: usize, features: &Array2<f64>) -> Result<(), PcaError> {
-    for (row, values) in features.rows().into_iter().enumerate() {
-        if let Some(column) = values.iter().position(|x| !x.is_finite()) {
-            return Err(PcaError::NotFinite { block, row, column });
-        }
+/// Refuses NaN and infinity in the features of a block, and names the first place.
+pub fn check_finite(block: usize, features: &Block) -> Result<(), PcaError> {
+    match features.first_not_finite() {
+        Some((row, column)) => Err(PcaError::NotFinite { block, row, column }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 impl Spectrum {
@@ -267,17 +323,23 @@ impl Spectrum {
     }
 
     /// How many values stand above rounding, max(n, d) eps times the largest (the rule of LINPACK's
-    /// successors, as in Golub and Van Loan, "Matrix Computations", 2013, section 5.4).
-    pub fn numerical_rank(&self, n: usize, d: usize) -> usize {
+    /// successors, as in Golub and Van Loan, "Matrix Computations", 2013, section 5.4). In f32 it is
+    /// min(n, d) eps, the rule for R alone: the other one would take everything for rounding from some
+    /// millions of rows on.
+    pub fn numerical_rank(&self, n: usize, d: usize, precision: Precision) -> usize {
         let largest = self.values.first().copied().unwrap_or(0.0);
-        let rounding = n.max(d) as f64 * f64::EPSILON * largest;
+        let size = match precision {
+            Precision::F32 => n.min(d),
+            Precision::F64 => n.max(d),
+        };
+        let rounding = size as f64 * precision.eps() * largest;
         self.values.iter().take_while(|s| **s > rounding).count()
     }
 
     /// How many components to keep of n rows and d columns.
-    pub fn choose(&self, wanted: Components, n: usize, d: usize) -> Choice {
-        let rank = self.numerical_rank(n, d);
-        let (k, reason) = match wanted {
+    pub fn choose(&self, settings: &PcaSettings, n: usize, d: usize) -> Choice {
+        let rank = self.numerical_rank(n, d, settings.precision);
+        let (k, reason) = match settings.components {
             _ if rank == 0 => (
                 0,
                 "no components: the rows do not differ from each other".into(),
@@ -370,15 +432,26 @@ mod tests {
         }
     }
 
+    fn choose(spectrum: &Spectrum, components: Components, n: usize, d: usize) -> Choice {
+        let settings = PcaSettings {
+            components,
+            standardize: true,
+            whiten: false,
+            solver: Solver::Auto,
+            precision: Precision::F64,
+        };
+        spectrum.choose(&settings, n, d)
+    }
+
     #[test]
     fn a_count_is_cut_at_the_numerical_rank_and_says_so() {
         let spectrum = spectrum(&[4.0, 2.0, 1.0, 1e-17]);
-        let choice = spectrum.choose(Components::Count(2), 10, 4);
+        let choice = choose(&spectrum, Components::Count(2), 10, 4);
         assert_eq!(
             (choice.k, choice.reason.as_str()),
             (2, "2 components asked for")
         );
-        let choice = spectrum.choose(Components::Count(4), 10, 4);
+        let choice = choose(&spectrum, Components::Count(4), 10, 4);
         assert_eq!((choice.k, choice.numerical_rank), (3, 3));
         assert_eq!(
             choice.reason,
@@ -399,18 +472,18 @@ mod tests {
             (1.0, 3),
         ] {
             assert_eq!(
-                spectrum.choose(Components::Variance(fraction), 9, 3).k,
+                choose(&spectrum, Components::Variance(fraction), 9, 3).k,
                 k,
                 "{fraction}"
             );
         }
-        let reason = spectrum.choose(Components::Variance(0.95), 9, 3).reason;
+        let reason = choose(&spectrum, Components::Variance(0.95), 9, 3).reason;
         assert_eq!(reason, "2 components reach 95 % of the variance");
     }
 
     #[test]
     fn rows_without_variance_have_no_components() {
-        let choice = spectrum(&[0.0, 0.0]).choose(Components::Variance(0.95), 5, 2);
+        let choice = choose(&spectrum(&[0.0, 0.0]), Components::Variance(0.95), 5, 2);
         assert_eq!((choice.k, choice.numerical_rank), (0, 0));
         assert_eq!(spectrum(&[0.0, 0.0]).ratios(), vec![0.0, 0.0]);
     }
@@ -452,30 +525,12 @@ mod tests {
                 standardize: true,
                 whiten: false,
                 solver: Solver::Auto,
+                precision: Precision::F64,
             };
             assert!(matches!(
                 check_settings(&rows, &settings),
                 Err(PcaError::Fraction(_))
             ));
         }
-    }
-
-    #[test]
-    fn the_first_value_that_is_not_finite_is_named() {
-        let mut features = Array2::zeros((3, 4));
-        features[[1, 2]] = f64::NEG_INFINITY;
-        features[[2, 0]] = f64::NAN;
-        let error = check_finite(7, &features).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                PcaError::NotFinite {
-                    block: 7,
-                    row: 1,
-                    column: 2
-                }
-            ),
-            "{error}"
-        );
     }
 }

@@ -8,7 +8,9 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::center::subtract_mean;
 use super::exchange::{Exchange, threads};
-use super::{Components, Model, PcaError, PcaSettings, Rows, Solver, fit, project_block};
+use super::{
+    Block, Components, Model, PcaError, PcaSettings, Precision, Rows, Solver, fit, project_block,
+};
 use super::{certify, gather_parts};
 use crate::linalg::{by_columns, hostile, svd};
 
@@ -66,6 +68,7 @@ fn settings(k: usize, standardize: bool, solver: Solver) -> PcaSettings {
         standardize,
         whiten: false,
         solver,
+        precision: Precision::F64,
     }
 }
 
@@ -94,7 +97,8 @@ fn fit_on(
             last = Some(block);
             let start: usize = rows_per_block[..block].iter().sum();
             Ok(x.slice(s![start..start + rows_per_block[block], ..])
-                .to_owned())
+                .to_owned()
+                .into())
         };
         fit(rank, &layout, &mut read, settings).unwrap()
     })
@@ -199,7 +203,7 @@ fn assert_golden(tensors: &Tensors, case: &str, mode: &str, x: &Array2<f64>, mod
     let (rank, fixed) = facts(case, mode);
     assert_eq!(model.numerical_rank, rank, "{case} {mode} rank");
     assert!(fixed <= model.k());
-    let projected = project_block(model, x).scores;
+    let projected = project_block(model, &x.clone().into()).scores;
     for i in 0..fixed {
         for (found, exact) in model.components.row(i).iter().zip(components.row(i)) {
             assert!(
@@ -293,7 +297,9 @@ fn network_features_of_photographs_give_the_reference_scores() {
         assert_eq!((alone.k(), alone.numerical_rank), (7, 8));
         assert_golden(&tensors, case, "standardized", &x, &alone);
         let scores = matrix(&tensors, &format!("{case}.standardized.scores"));
-        let found = project_block(&alone, &x).scores.mapv(f64::from);
+        let found = project_block(&alone, &x.clone().into())
+            .scores
+            .mapv(f64::from);
         let norm = |m: &Array2<f64>| m.iter().map(|x| x * x).sum::<f64>().sqrt();
         assert!(norm(&(&found - &scores)) <= 2e-5 * norm(&scores), "{case}");
         for ranks in [2, 3, 7] {
@@ -388,7 +394,7 @@ fn hostile_matrices_have_the_singular_values_of_one_svd() {
                 );
             }
             if !["denormal", "huge"].contains(&name) {
-                let certificate = certify(&model, &[project_block(&model, &x).part]);
+                let certificate = certify(&model, &[project_block(&model, &x.clone().into()).part]);
                 assert!(
                     certificate.verdict().is_ok(),
                     "{name} {n} x {d}: {certificate:?}"
@@ -408,7 +414,7 @@ fn rows_that_do_not_differ_have_no_components() {
             (0, 0, 0.0)
         );
         assert!(model.scale.iter().all(|scale| *scale == 0.0));
-        let projected = project_block(&model, &x);
+        let projected = project_block(&model, &x.clone().into());
         assert!(
             projected
                 .reconstruction_error
@@ -427,7 +433,7 @@ fn whitened_scores_have_unit_variance() {
         ..settings(6, true, Solver::Auto)
     };
     let model = fit_on(1, &x, &[80], &[0], &settings).remove(0);
-    for scores in project_block(&model, &x).scores.columns() {
+    for scores in project_block(&model, &x.clone().into()).scores.columns() {
         let variance: f64 = scores.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / 79.0;
         assert!((variance - 1.0).abs() < 1e-6, "{variance}");
     }
@@ -450,7 +456,9 @@ fn the_certificate_of_several_ranks_is_that_of_one() {
                 let start: usize = rows[..block].iter().sum();
                 project_block(
                     &model,
-                    &x.slice(s![start..start + rows[block], ..]).to_owned(),
+                    &x.slice(s![start..start + rows[block], ..])
+                        .to_owned()
+                        .into(),
                 )
                 .part
             });
@@ -522,7 +530,7 @@ fn a_bad_block_is_named() {
                 fit(
                     rank,
                     &layout,
-                    &mut |block| Ok(make(block)),
+                    &mut |block| Ok(Block::from(make(block))),
                     &settings(1, true, solver),
                 )
                 .unwrap_err()

@@ -2,31 +2,32 @@
 
 use ndarray::Array2;
 
-use super::center::{Mean, subtract_mean};
-use crate::linalg::{LinalgError, qr, zeros};
+use super::block::Block;
+use super::center::{Mean, centered};
+use super::exchange::to_numbers;
+use crate::linalg::{LinalgError, Scalar, qr, zeros};
 
 /// What the tree keeps of a set of rows.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Node {
+pub struct Node<T> {
     /// How many rows.
     pub rows: u64,
     /// Their mean, `[d]`.
     pub mean: Mean,
     /// R of the rows minus their mean, upper trapezoidal, `[min(rows, d), d]`, stored by columns.
-    pub r: Array2<f64>,
+    pub r: Array2<T>,
 }
 
-impl Node {
-    /// The node of a leaf; `rows` is `[n, d]`, n >= 1, stored by columns. 2 d^2 (n - d / 3)
+impl<T: Scalar> Node<T> {
+    /// The node of a leaf: of the rows of `blocks`, n >= 1 in all, of `width` columns. 2 d^2 (n - d / 3)
     /// operations.
-    pub fn from_rows(mut rows: Array2<f64>) -> Result<Node, LinalgError> {
-        let count = rows.nrows() as u64;
-        let mean = subtract_mean(rows.view_mut());
-        let r = qr::Factored::new(rows)?.r();
+    pub fn from_blocks(blocks: Vec<Block>, width: usize) -> Result<Self, LinalgError> {
+        let (rows, mean) = centered(&blocks, width);
+        drop(blocks);
         Ok(Node {
-            rows: count,
+            rows: rows.nrows() as u64,
             mean,
-            r,
+            r: qr::Factored::new(rows)?.r(),
         })
     }
 
@@ -34,7 +35,7 @@ impl Node {
     /// w^2 = n_a n_b / (n_a + n_b), by which the squares of the deviations from the common mean
     /// exceed those from the two means (Chan, Golub and LeVeque, "Algorithms for computing the
     /// sample variance", 1983). 2/3 d^3 operations.
-    pub fn merge(self, later: Node) -> Result<Node, LinalgError> {
+    pub fn merge(self, later: Self) -> Result<Self, LinalgError> {
         let (n_a, n_b) = (self.rows as f64, later.rows as f64);
         let part = n_b / (n_a + n_b);
         let distance = self.mean.distance_to(&later.mean);
@@ -44,7 +45,7 @@ impl Node {
         between
             .iter_mut()
             .zip(&distance)
-            .for_each(|(x, y)| *x = weight * y);
+            .for_each(|(x, y)| *x = T::of_f64(weight * y));
         let (r, _) = qr::Merged::new(square(self.r), &between, &square(later.r))?;
         let Mean { origin, mut offset } = self.mean;
         offset
@@ -58,36 +59,51 @@ impl Node {
         })
     }
 
-    /// The node as numbers: rows, height and width of R, the mean twice `[d]`, then the columns of
-    /// R down to the diagonal; about d^2 / 2 + 2 d numbers.
-    pub fn to_message(&self) -> Vec<f64> {
+    /// The node as bytes: rows, height and width of R, the mean twice `[d]`, all as f64, then the
+    /// columns of R down to the diagonal; [`Node::message_bytes`] in all.
+    pub fn to_message(&self) -> Vec<u8> {
         let (height, width) = self.r.dim();
-        let mut message = vec![self.rows as f64, height as f64, width as f64];
-        message.extend(&self.mean.origin);
-        message.extend(&self.mean.offset);
-        message.extend(pack(&self.r));
+        let mut message = Vec::with_capacity(Self::message_bytes(height, width) as usize);
+        let head = [self.rows as f64, height as f64, width as f64];
+        for x in head
+            .iter()
+            .chain(&self.mean.origin)
+            .chain(&self.mean.offset)
+        {
+            x.write(&mut message);
+        }
+        for x in pack(&self.r) {
+            x.write(&mut message);
+        }
         message
     }
 
+    /// The length of the message of a node whose R is `[height, width]`: d^2 / 2 numbers and little more.
+    pub fn message_bytes(height: usize, width: usize) -> u64 {
+        let triangle = height * (height + 1) / 2 + (width - height) * height;
+        (f64::BYTES * (3 + 2 * width) + T::BYTES * triangle) as u64
+    }
+
     /// Reads what [`Node::to_message`] wrote.
-    pub fn from_message(message: &[f64]) -> Node {
-        let (rows, height, width) = (message[0] as u64, message[1] as usize, message[2] as usize);
-        let (origin, rest) = message[3..].split_at(width);
-        let (offset, packed) = rest.split_at(width);
-        let mean = Mean {
-            origin: origin.to_vec(),
-            offset: offset.to_vec(),
-        };
+    pub fn from_message(message: &[u8]) -> Self {
+        let (head, rest) = message.split_at(3 * f64::BYTES);
+        let head: Vec<f64> = to_numbers(head);
+        let (height, width) = (head[1] as usize, head[2] as usize);
+        let (origin, rest) = rest.split_at(width * f64::BYTES);
+        let (offset, packed) = rest.split_at(width * f64::BYTES);
         Node {
-            rows,
-            mean,
-            r: unpack(packed, height, width),
+            rows: head[0] as u64,
+            mean: Mean {
+                origin: to_numbers(origin),
+                offset: to_numbers(offset),
+            },
+            r: unpack(&to_numbers::<T>(packed), height, width),
         }
     }
 }
 
 /// The entries of an upper trapezoid `[height, width]` on and above the diagonal, by columns.
-pub fn pack(r: &Array2<f64>) -> Vec<f64> {
+pub fn pack<T: Scalar>(r: &Array2<T>) -> Vec<T> {
     let mut packed = Vec::with_capacity(r.len() / 2 + r.ncols());
     for (j, column) in r.columns().into_iter().enumerate() {
         packed.extend(column.iter().take(j + 1));
@@ -96,7 +112,7 @@ pub fn pack(r: &Array2<f64>) -> Vec<f64> {
 }
 
 /// The upper trapezoid that [`pack`] packed, stored by columns.
-pub fn unpack(packed: &[f64], height: usize, width: usize) -> Array2<f64> {
+pub fn unpack<T: Scalar>(packed: &[T], height: usize, width: usize) -> Array2<T> {
     let mut r = zeros(height, width);
     let mut packed = packed.iter();
     for (j, mut column) in r.columns_mut().into_iter().enumerate() {
@@ -108,7 +124,7 @@ pub fn unpack(packed: &[f64], height: usize, width: usize) -> Array2<f64> {
 }
 
 /// Adds rows of zeros below a trapezoid until it is a triangle.
-fn square(r: Array2<f64>) -> Array2<f64> {
+fn square<T: Scalar>(r: Array2<T>) -> Array2<T> {
     let (height, width) = r.dim();
     if height == width {
         return r;
@@ -123,14 +139,15 @@ mod tests {
     use ndarray::{Array2, Axis, concatenate, s};
 
     use super::*;
-    use crate::linalg::{by_columns, hostile, norms};
+    use crate::linalg::{hostile, norms};
+    use crate::pca::center::subtract_mean;
 
-    fn node(rows: &Array2<f64>) -> Node {
-        Node::from_rows(by_columns(rows.view())).unwrap()
+    fn node(rows: &Array2<f64>) -> Node<f64> {
+        Node::from_blocks(vec![rows.clone().into()], rows.ncols()).unwrap()
     }
 
     /// R up to the signs of its rows is fixed by R^T R. Compares |R^T R - X_c^T X_c| with 30 n eps |X_c|^2.
-    fn assert_is_factor(name: &str, node: &Node, rows: &Array2<f64>) {
+    fn assert_is_factor(name: &str, node: &Node<f64>, rows: &Array2<f64>) {
         let mut centered = rows.clone();
         let mean = subtract_mean(centered.view_mut());
         let norm = norms::frobenius(&centered);
@@ -201,9 +218,8 @@ mod tests {
             let node = node(&hostile::uniform(rows, width, 13));
             let message = node.to_message();
             assert_eq!(Node::from_message(&message), node);
-            let height = rows.min(width);
-            let triangle = height * (height + 1) / 2 + (width - height) * height;
-            assert_eq!(message.len(), 3 + 2 * width + triangle);
+            let bytes = Node::<f64>::message_bytes(rows.min(width), width);
+            assert_eq!(message.len() as u64, bytes);
         }
     }
 

@@ -3,6 +3,7 @@
 //! [`fit()`] returns the same [`Model`], bit for bit, on every rank and for every number of ranks:
 //! sums run over fixed blocks of rows, never over ranks. The steps, by file:
 //!
+//! - `block`: the rows of a block as they come, in either precision;
 //! - `center`: mean and deviations of some rows, without loss for constant or large columns;
 //! - `leaf`: a set of rows as count, mean and R factor, and the merge of two of them;
 //! - `tree`: the schedule of the merges, as data;
@@ -11,6 +12,7 @@
 //! - `project`: scores and reconstruction error of rows;
 //! - `certify`: checks of the model against every row that was projected.
 
+mod block;
 mod center;
 mod certify;
 mod exchange;
@@ -25,10 +27,12 @@ mod wide;
 #[cfg(test)]
 mod golden;
 
+pub use block::Block;
 pub use certify::{Certificate, CertificatePart, Check, certify, gather_parts};
 pub use exchange::Exchange;
 pub use fit::{
-    Components, PcaSettings, Read, Rows, Solver, check_finite, choose_solver, fit, memory_bytes,
+    Components, PcaSettings, Precision, Read, Rows, Solver, check_finite, choose_solver, fit,
+    memory_bytes,
 };
 pub use model::Model;
 pub use project::{Projected, project_block};

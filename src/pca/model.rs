@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 
-use super::Solver;
+use super::{Precision, Solver};
 
 /// Principal components, and what is needed to score a row with them. d is the number of columns,
 /// k that of the components.
@@ -37,6 +37,8 @@ pub struct Model {
     pub solver: Solver,
     /// Why that solver.
     pub solver_reason: String,
+    /// The precision of the factorisation.
+    pub precision: Precision,
 }
 
 impl Model {

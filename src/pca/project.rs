@@ -3,6 +3,7 @@
 use ndarray::{Array2, ArrayView1};
 use rayon::prelude::*;
 
+use super::block::Block;
 use super::certify::CertificatePart;
 use super::model::Model;
 
@@ -33,7 +34,8 @@ pub struct Projected {
 ///
 /// # Panics
 /// If the rows are not as wide as the model.
-pub fn project_block(model: &Model, rows: &Array2<f64>) -> Projected {
+pub fn project_block(model: &Model, block: &Block) -> Projected {
+    let rows = block.to_scalar::<f64>();
     assert_eq!(rows.ncols(), model.width(), "rows are as wide as the model");
     let k = model.k();
     let projected: Vec<Row> = (0..rows.nrows())
@@ -144,7 +146,7 @@ mod tests {
 
     use super::*;
     use crate::linalg::hostile;
-    use crate::pca::Solver;
+    use crate::pca::{Precision, Solver};
 
     fn model(components: Array2<f64>, mean: Vec<f64>, scale: Vec<f64>) -> Model {
         let k = components.nrows();
@@ -163,6 +165,7 @@ mod tests {
             k_reason: String::new(),
             solver: Solver::Tsqr,
             solver_reason: String::new(),
+            precision: Precision::F64,
         }
     }
 
@@ -176,13 +179,13 @@ mod tests {
             vec![2.0, 1.0, 1.0, 0.0],
         );
         let rows = array![[5.0, -3.0, 0.5, 9.0], [1.0, 0.0, 0.0, 7.0]];
-        let projected = project_block(&model, &rows);
+        let projected = project_block(&model, &rows.clone().into());
         assert_eq!(projected.scores, array![[2.0_f32, -3.0], [0.0, 0.0]]);
         assert_eq!(projected.reconstruction_error, vec![0.5, 0.0]);
         model.whiten = true;
         // Singular value 4 of 5 rows: standard deviation 2.
         assert_eq!(
-            project_block(&model, &rows).scores.row(0),
+            project_block(&model, &rows.clone().into()).scores.row(0),
             array![1.0_f32, -1.5]
         );
     }
@@ -196,9 +199,12 @@ mod tests {
                 vec![0.1; width],
                 vec![0.7; width],
             );
-            let together = project_block(&model, &rows);
+            let together = project_block(&model, &rows.clone().into());
             for index in 0..17 {
-                let alone = project_block(&model, &rows.slice(s![index..index + 1, ..]).to_owned());
+                let alone = project_block(
+                    &model,
+                    &rows.slice(s![index..index + 1, ..]).to_owned().into(),
+                );
                 assert_eq!(alone.scores.row(0), together.scores.row(index));
                 assert_eq!(
                     alone.reconstruction_error[0],
@@ -212,14 +218,14 @@ mod tests {
     fn storage_and_threads_do_not_change_the_bits() {
         let rows = hostile::uniform(40, 300, 5);
         let model = model(hostile::uniform(4, 300, 6), vec![0.0; 300], vec![1.0; 300]);
-        let expected = project_block(&model, &rows);
+        let expected = project_block(&model, &rows.clone().into());
         for threads in [1, 2, 5] {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)
                 .build()
                 .unwrap();
             let by_column = crate::linalg::by_columns(rows.view());
-            let projected = pool.install(|| project_block(&model, &by_column));
+            let projected = pool.install(|| project_block(&model, &by_column.into()));
             assert_eq!(projected.scores, expected.scores);
             assert_eq!(projected.part, expected.part);
         }
@@ -228,11 +234,11 @@ mod tests {
     #[test]
     fn without_components_the_error_is_the_norm_of_the_row() {
         let model = model(Array2::zeros((0, 2)), vec![0.0; 2], vec![1.0; 2]);
-        let projected = project_block(&model, &array![[3.0, 4.0]]);
+        let projected = project_block(&model, &array![[3.0, 4.0]].into());
         assert_eq!(projected.scores.dim(), (1, 0));
         assert_eq!(projected.reconstruction_error, vec![5.0]);
         assert_eq!(
-            project_block(&model, &Array2::zeros((0, 2)))
+            project_block(&model, &Array2::<f64>::zeros((0, 2)).into())
                 .scores
                 .len_of(Axis(0)),
             0

@@ -1,34 +1,54 @@
 //! N >= d: R of all rows by the tree over blocks of rows, then the SVD of R on one rank.
 //!
-//! A rank holds O(d^2 + block) numbers, however many rows there are. A merge between two ranks
-//! costs one message of d^2 / 2 + 2 d numbers.
+//! A rank holds O(d^2 + block) numbers for each of its threads, however many rows there are. A merge
+//! between two ranks costs one message of d^2 / 2 numbers and little more ([`Node::message_bytes`]).
+//!
+//! The main thread walks the plan: it reads, sends and receives. What it finds ready to be computed
+//! goes to the pool, several leaves at once, so that reading goes on beside the arithmetic.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
 use ndarray::{Array2, s};
 
 use super::PcaError;
+use super::block::Block;
 use super::exchange::Exchange;
 use super::fit::{PcaSettings, Rows, Solution, Spectrum, broadcast_components};
 use super::leaf::Node;
-use super::tree::{Plan, Step, take};
-use crate::linalg::{norms, sign, svd, zeros};
+use super::tree::{Merge, Plan, Step, take};
+use crate::linalg::{LinalgError, Scalar, norms, sign, svd, zeros};
 
 /// Leaves have at least this many rows for each column. The height of a leaf does not change the
 /// count of operations, 2 d^2 a row with its share of the merges; at 2 most of them run in the QR of
 /// the leaf, which is faster than the merge, and a leaf is no larger than two nodes.
 const ROWS_PER_COLUMN: usize = 2;
 
+/// Leaves that are factored side by side take no more than this together, unless it is one alone:
+/// its own tiles keep the threads busy where leaves are large.
+const BYTES_AT_ONCE: usize = 1 << 30;
+
+/// How many leaves of rows of d columns are factored at once by `threads` threads.
+pub(super) fn leaves_at_once(d: usize, threads: usize) -> usize {
+    let leaf = ROWS_PER_COLUMN * d * d * f64::BYTES;
+    (BYTES_AT_ONCE / leaf.max(1)).clamp(1, threads.max(1))
+}
+
+/// The plan of these rows.
+pub(super) fn plan(rows: &Rows) -> Plan {
+    let enough = ROWS_PER_COLUMN * rows.width;
+    Plan::new(rows.rows_per_block, rows.owner_of_block, enough)
+}
+
 /// Solves by the tree over rows. Correct for N < d too, with R of N rows on one rank.
-pub(super) fn solve(
+pub(super) fn solve<T: Scalar>(
     comm: &impl Exchange,
     rows: &Rows,
-    read: &mut dyn FnMut(usize) -> Result<Array2<f64>, PcaError>,
+    read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
     settings: &PcaSettings,
 ) -> Result<Solution, PcaError> {
-    let enough = ROWS_PER_COLUMN * rows.width;
-    let plan = Plan::new(rows.rows_per_block, rows.owner_of_block, enough);
-    let root = reduce(comm, &plan, rows, read)?;
+    let plan = plan(rows);
+    let root = reduce::<T>(comm, &plan, rows, read)?;
     let decomposed = root
         .map(|node| decompose(node, settings.standardize))
         .transpose()?;
@@ -36,57 +56,181 @@ pub(super) fn solve(
 }
 
 /// Walks the plan; the rank of the root gets the node of all rows.
-fn reduce(
+fn reduce<T: Scalar>(
     comm: &impl Exchange,
     plan: &Plan,
     rows: &Rows,
-    read: &mut dyn FnMut(usize) -> Result<Array2<f64>, PcaError>,
-) -> Result<Option<Node>, PcaError> {
+    read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
+) -> Result<Option<Node<T>>, PcaError> {
     let me = comm.rank();
-    let mut blocks: BTreeMap<usize, Array2<f64>> = BTreeMap::new();
-    let mut nodes: BTreeMap<usize, Node> = BTreeMap::new();
-    for step in &plan.steps {
-        match *step {
-            Step::Read { block, rank } if rank == me => {
-                blocks.insert(block, read(block)?);
-            }
-            Step::Move { block, from, to } if from == me => {
-                let features = take(&mut blocks, block);
-                comm.send(&features.iter().copied().collect::<Vec<_>>(), to);
-            }
-            Step::Move { block, from, to } if to == me => {
-                let shape = (rows.rows_per_block[block], rows.width);
-                let features = Array2::from_shape_vec(shape, comm.receive(from));
-                blocks.insert(block, features.expect("a block arrives with all its rows"));
-            }
-            Step::Factor { leaf, rank } if rank == me => {
-                let run = plan.leaves[leaf].blocks.clone();
-                let mut gathered = zeros(rows.rows_per_block[run.clone()].iter().sum(), rows.width);
-                let mut filled = 0;
-                for block in run {
-                    let features = take(&mut blocks, block);
-                    let end = filled + features.nrows();
-                    gathered.slice_mut(s![filled..end, ..]).assign(&features);
-                    filled = end;
+    let mut blocks: BTreeMap<usize, Block> = BTreeMap::new();
+    rayon::in_place_scope(|scope| {
+        let mut nodes = Nodes::new(
+            scope,
+            leaves_at_once(rows.width, rayon::current_num_threads()),
+        );
+        for step in &plan.steps {
+            match *step {
+                Step::Read { block, rank } if rank == me => {
+                    blocks.insert(block, read(block)?);
                 }
-                nodes.insert(leaf, Node::from_rows(gathered)?);
+                Step::Move { block, from, to } if from == me => {
+                    let features = take(&mut blocks, block);
+                    comm.send_bytes(&features.to_message(0..rows.width), to);
+                }
+                Step::Move { block, from, to } if to == me => {
+                    let message = comm.receive_bytes(from);
+                    blocks.insert(
+                        block,
+                        Block::from_message(&message, (rows.rows_per_block[block], rows.width)),
+                    );
+                }
+                Step::Factor { leaf, rank } if rank == me => {
+                    let run = plan.leaves[leaf].blocks.clone();
+                    let run = run.map(|block| take(&mut blocks, block)).collect();
+                    nodes.factor(leaf, run, rows.width)?;
+                }
+                Step::Merge { merge, at, from } if at == me && from == me => nodes.merge(merge)?,
+                Step::Merge { merge, at, from } if at == me => {
+                    nodes.wait_for(merge.left)?;
+                    let right = Node::from_message(&comm.receive_bytes(from));
+                    nodes.made.insert(merge.right, right);
+                    nodes.merge(merge)?;
+                }
+                Step::Merge { merge, at, from } if from == me => {
+                    nodes.wait_for(merge.right)?;
+                    let right = take(&mut nodes.made, merge.right);
+                    comm.send_bytes(&right.to_message(), at);
+                }
+                Step::Read { .. }
+                | Step::Move { .. }
+                | Step::Factor { .. }
+                | Step::Merge { .. } => {}
             }
-            Step::Merge { merge, at, from } if at == me => {
-                let left = take(&mut nodes, merge.left);
-                let right = if from == me {
-                    take(&mut nodes, merge.right)
-                } else {
-                    Node::from_message(&comm.receive(from))
-                };
-                nodes.insert(merge.node, left.merge(right)?);
-            }
-            Step::Merge { merge, at, from } if from == me => {
-                comm.send(&take(&mut nodes, merge.right).to_message(), at);
-            }
-            Step::Read { .. } | Step::Move { .. } | Step::Factor { .. } | Step::Merge { .. } => {}
+        }
+        while nodes.running > 0 {
+            nodes.wait()?;
+        }
+        Ok(nodes.made.pop_first().map(|(_, root)| root))
+    })
+}
+
+/// What a task of the pool hands back: the node it made, and whether it is a leaf.
+struct Made<T> {
+    node: usize,
+    is_leaf: bool,
+    result: Result<Node<T>, LinalgError>,
+}
+
+/// The nodes of a rank: those that are made, and the tasks that make more of them.
+struct Nodes<'scope, 'env, T> {
+    scope: &'scope rayon::Scope<'env>,
+    made: BTreeMap<usize, Node<T>>,
+    /// Merges inside this rank whose children are not both made.
+    waiting: Vec<Merge>,
+    /// Tasks in the pool, and how many of them factor leaves.
+    running: usize,
+    leaves: usize,
+    most_leaves: usize,
+    sender: Sender<Made<T>>,
+    receiver: Receiver<Made<T>>,
+}
+
+impl<'scope, 'env, T: Scalar> Nodes<'scope, 'env, T> {
+    fn new(scope: &'scope rayon::Scope<'env>, most_leaves: usize) -> Self {
+        let (sender, receiver) = channel();
+        Nodes {
+            scope,
+            made: BTreeMap::new(),
+            waiting: Vec::new(),
+            running: 0,
+            leaves: 0,
+            most_leaves,
+            sender,
+            receiver,
         }
     }
-    Ok(nodes.pop_first().map(|(_, root)| root))
+
+    /// Factors a leaf in the pool, once there is room for it.
+    fn factor(&mut self, leaf: usize, blocks: Vec<Block>, width: usize) -> Result<(), PcaError> {
+        while self.leaves >= self.most_leaves {
+            self.wait()?;
+        }
+        self.leaves += 1;
+        self.spawn(leaf, true, move || Node::from_blocks(blocks, width));
+        Ok(())
+    }
+
+    /// Merges two nodes in the pool, once both are made.
+    fn merge(&mut self, merge: Merge) -> Result<(), PcaError> {
+        self.waiting.push(merge);
+        self.start_merges();
+        Ok(())
+    }
+
+    fn start_merges(&mut self) {
+        let made = &self.made;
+        let ready =
+            |merge: &mut Merge| made.contains_key(&merge.left) && made.contains_key(&merge.right);
+        let merges: Vec<Merge> = self.waiting.extract_if(.., ready).collect();
+        for Merge { node, left, right } in merges {
+            let (left, right) = (take(&mut self.made, left), take(&mut self.made, right));
+            self.spawn(node, false, move || left.merge(right));
+        }
+    }
+
+    fn spawn(
+        &mut self,
+        node: usize,
+        is_leaf: bool,
+        work: impl FnOnce() -> Result<Node<T>, LinalgError> + Send + 'static,
+    ) where
+        T: 'static,
+    {
+        self.running += 1;
+        let sender = self.sender.clone();
+        self.scope.spawn(move |_| {
+            let result = work();
+            // The main thread is gone only if it has an error already.
+            let _ = sender.send(Made {
+                node,
+                is_leaf,
+                result,
+            });
+        });
+    }
+
+    /// Waits until one more node is made.
+    fn wait(&mut self) -> Result<(), PcaError> {
+        let Made {
+            node,
+            is_leaf,
+            result,
+        } = self.receive();
+        self.running -= 1;
+        self.leaves -= usize::from(is_leaf);
+        self.made.insert(node, result?);
+        self.start_merges();
+        Ok(())
+    }
+
+    /// The next result. A thread of the pool itself, which a caller may be, works instead of waiting.
+    fn receive(&self) -> Made<T> {
+        loop {
+            match self.receiver.try_recv() {
+                Ok(made) => return made,
+                Err(TryRecvError::Empty) if rayon::yield_now().is_some() => {}
+                Err(_) => return self.receiver.recv().expect("a task that runs answers"),
+            }
+        }
+    }
+
+    fn wait_for(&mut self, node: usize) -> Result<(), PcaError> {
+        while !self.made.contains_key(&node) {
+            self.wait()?;
+        }
+        Ok(())
+    }
 }
 
 /// The decomposition of all rows, on the rank of the root.
@@ -98,10 +242,18 @@ struct Decomposed {
     vt: Array2<f64>,
 }
 
+/// A triangle in f64, which the little that is left to do costs nothing more.
+pub(super) fn in_f64<T: Scalar>(r: &Array2<T>) -> Array2<f64> {
+    let mut wide = zeros(r.nrows(), r.ncols());
+    wide.zip_mut_with(r, |wide, x| *wide = x.as_f64());
+    wide
+}
+
 /// The SVD of R, after its columns are divided by their standard deviations where asked: with
 /// X = QR, the SVD of X D is that of R D with Q in front.
-fn decompose(node: Node, standardize: bool) -> Result<Decomposed, PcaError> {
-    let Node { rows, mean, mut r } = node;
+fn decompose<T: Scalar>(node: Node<T>, standardize: bool) -> Result<Decomposed, PcaError> {
+    let Node { rows, mean, r } = node;
+    let mut r = in_f64(&r);
     let scale = if standardize {
         standard_deviations(norms::of_columns(r.view()), rows as usize)
     } else {
@@ -157,7 +309,7 @@ fn share(
     comm.broadcast(&mut scale, root);
     comm.broadcast(&mut message, root);
     let spectrum = Spectrum::from_message(&message);
-    let choice = spectrum.choose(settings.components, rows.total(), rows.width);
+    let choice = spectrum.choose(settings, rows.total(), rows.width);
     let leading = vt.map(|vt| {
         let mut components = vt.slice(s![..choice.k, ..]).to_owned();
         sign::fix(&mut components);

@@ -21,16 +21,18 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
+use rayon::prelude::*;
 
 use super::PcaError;
+use super::block::{Block, on_rows};
 use super::center::subtract_mean;
 use super::exchange::Exchange;
 use super::fit::{PcaSettings, Rows, Solution, Spectrum, broadcast_components};
 use super::leaf::{pack, unpack};
 use super::tree::{Merge, Plan, Step, even_runs, partner, take};
-use super::tsqr::standard_deviations;
-use crate::linalg::{norms, qr, sign, svd, zeros};
+use super::tsqr::{in_f64, standard_deviations};
+use crate::linalg::{Scalar, by_columns, norms, qr, sign, svd, zeros};
 
 /// A block of columns has at least this many for each row, for the reason that leaves in `tsqr` have
 /// as many rows for each column.
@@ -50,10 +52,10 @@ fn column_blocks(n: usize, d: usize) -> Vec<Range<usize>> {
 }
 
 /// Solves by the tree over columns; N <= d.
-pub(super) fn solve(
+pub(super) fn solve<T: Scalar>(
     comm: &impl Exchange,
     rows: &Rows,
-    read: &mut dyn FnMut(usize) -> Result<Array2<f64>, PcaError>,
+    read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
     settings: &PcaSettings,
 ) -> Result<Solution, PcaError> {
     let (n, d) = (rows.total(), rows.width);
@@ -61,16 +63,23 @@ pub(super) fn solve(
     let owner = even_runs(columns.len(), comm.size());
     let widths: Vec<usize> = columns.iter().map(Range::len).collect();
     let plan = Plan::new(&widths, &owner, 1);
-    let slices = exchange(comm, rows, read, &columns, &owner)?;
-    let mut tree = Tree::default();
+    let slices = exchange::<T>(comm, rows, read, &columns, &owner)?;
+    let factored: Vec<_> = slices
+        .into_par_iter()
+        .map(|(leaf, slice)| Ok((leaf, factor(slice, settings.standardize)?)))
+        .collect::<Result<_, PcaError>>()?;
+    let mut tree = Tree {
+        leaves: BTreeMap::new(),
+        merges: BTreeMap::new(),
+    };
     let mut centers = BTreeMap::new();
-    for (leaf, slice) in slices {
-        let (center, factored) = factor(slice, settings.standardize)?;
+    for (leaf, (center, factored)) in factored {
         centers.insert(leaf, center);
         tree.leaves.insert(leaf, factored);
     }
     let (left, spectrum) = match tree.reduce(comm, &plan, n)? {
         Some(r) => {
+            let r = in_f64(&r);
             let norm = norms::frobenius(&r);
             if !norm.is_finite() {
                 return Err(PcaError::Overflow);
@@ -83,8 +92,8 @@ pub(super) fn solve(
     let mut message = spectrum;
     comm.broadcast(&mut message, plan.root_rank);
     let spectrum = Spectrum::from_message(&message);
-    let choice = spectrum.choose(settings.components, n, d);
-    let start = left.map(|u| crate::linalg::by_columns(u.slice(s![.., ..choice.k])));
+    let choice = spectrum.choose(settings, n, d);
+    let start = left.map(|u| by_columns(u.slice(s![.., ..choice.k]).mapv(T::of_f64).view()));
     let vectors = tree.back(comm, &plan, start, (n, choice.k))?;
     gather(comm, &plan, &columns, centers, vectors, spectrum, choice)
 }
@@ -92,13 +101,13 @@ pub(super) fn solve(
 /// Gives every rank all rows of its own blocks of columns, each block transposed: `[columns, n]`,
 /// stored by columns, so that a row of features is one run. Rows travel block by block: in each
 /// round every rank reads one block and meets every other rank once.
-fn exchange(
+fn exchange<T: Scalar>(
     comm: &impl Exchange,
     rows: &Rows,
-    read: &mut dyn FnMut(usize) -> Result<Array2<f64>, PcaError>,
+    read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
     columns: &[Range<usize>],
     owner: &[usize],
-) -> Result<BTreeMap<usize, Array2<f64>>, PcaError> {
+) -> Result<BTreeMap<usize, Array2<T>>, PcaError> {
     let (me, size) = (comm.rank(), comm.size());
     let blocks: Vec<Vec<usize>> = (0..size)
         .map(|rank| rows.blocks_of(rank).collect())
@@ -123,16 +132,16 @@ fn exchange(
             }
         })
         .collect();
-    let mut slices: BTreeMap<usize, Array2<f64>> = (0..columns.len())
+    let mut slices: BTreeMap<usize, Array2<T>> = (0..columns.len())
         .filter(|leaf| owner[*leaf] == me)
         .map(|leaf| (leaf, zeros(columns[leaf].len(), rows.total())))
         .collect();
-    let mut place = |block: usize, piece: ArrayView2<f64>| {
-        let taken = first_row[block]..first_row[block] + piece.nrows();
+    // Of a piece that starts at column `first`.
+    let mut place = |block: usize, piece: &Block, first: usize| {
         for (leaf, slice) in &mut slices {
-            let start = columns[*leaf].start - runs[me].start;
-            let part = piece.slice(s![.., start..start + columns[*leaf].len()]);
-            slice.slice_mut(s![.., taken.clone()]).assign(&part.t());
+            let taken = columns[*leaf].start - first..columns[*leaf].end - first;
+            let to = slice.slice_mut(s![.., first_row[block]..first_row[block] + piece.dim().0]);
+            on_rows!(piece, rows => transpose(rows.slice(s![.., taken]), to));
         }
     };
     let rounds = blocks.iter().map(Vec::len).max().unwrap_or(0);
@@ -140,22 +149,18 @@ fn exchange(
         let mine = blocks[me].get(round).copied();
         let features = mine.map(&mut *read).transpose()?;
         if let (Some(block), Some(features)) = (mine, &features) {
-            place(block, features.slice(s![.., runs[me].clone()]));
+            place(block, features, 0);
         }
         let send = |to: usize| {
             if let (Some(features), false) = (&features, runs[to].is_empty()) {
-                let part = features.slice(s![.., runs[to].clone()]);
-                comm.send(&part.iter().copied().collect::<Vec<_>>(), to);
+                comm.send_bytes(&features.to_message(runs[to].clone()), to);
             }
         };
         let mut receive = |from: usize| {
             if let (Some(&block), false) = (blocks[from].get(round), runs[me].is_empty()) {
                 let shape = (rows.rows_per_block[block], runs[me].len());
-                let part = Array2::from_shape_vec(shape, comm.receive(from));
-                place(
-                    block,
-                    part.expect("a piece arrives with all its rows").view(),
-                );
+                let piece = Block::from_message(&comm.receive_bytes(from), shape);
+                place(block, &piece, runs[me].start);
             }
         };
         for other in (0..size).filter_map(|meeting| partner(meeting, me, size)) {
@@ -171,6 +176,13 @@ fn exchange(
     Ok(slices)
 }
 
+/// Writes rows to the columns of `to`.
+fn transpose<F: Scalar, T: Scalar>(rows: ArrayView2<F>, mut to: ArrayViewMut2<T>) {
+    for (row, mut column) in rows.rows().into_iter().zip(to.columns_mut()) {
+        column.zip_mut_with(&row, |place, x| *place = T::of_f64(x.as_f64()));
+    }
+}
+
 /// Mean and scale of a block of columns.
 struct Center {
     mean: Vec<f64>,
@@ -178,7 +190,10 @@ struct Center {
 }
 
 /// Centres (and scales) a block of columns, `[columns, n]`, and factors it.
-fn factor(mut slice: Array2<f64>, standardize: bool) -> Result<(Center, qr::Factored), PcaError> {
+fn factor<T: Scalar>(
+    mut slice: Array2<T>,
+    standardize: bool,
+) -> Result<(Center, qr::Factored<T>), PcaError> {
     let n = slice.ncols();
     let mean = subtract_mean(slice.view_mut().reversed_axes());
     let scale = if standardize {
@@ -193,7 +208,7 @@ fn factor(mut slice: Array2<f64>, standardize: bool) -> Result<(Center, qr::Fact
         for (x, scale) in row.iter_mut().zip(&scale) {
             // A feature of scale 0 is all zeros already.
             if *scale > 0.0 {
-                *x /= scale;
+                *x = T::of_f64(x.as_f64() / scale);
             }
         }
     }
@@ -207,22 +222,21 @@ fn factor(mut slice: Array2<f64>, standardize: bool) -> Result<(Center, qr::Fact
 }
 
 /// The factorisations that this rank made, kept for the way back.
-#[derive(Default)]
-struct Tree {
-    leaves: BTreeMap<usize, qr::Factored>,
-    merges: BTreeMap<usize, qr::Merged>,
+struct Tree<T> {
+    leaves: BTreeMap<usize, qr::Factored<T>>,
+    merges: BTreeMap<usize, qr::Merged<T>>,
 }
 
-impl Tree {
+impl<T: Scalar> Tree<T> {
     /// Up the tree; the rank of the root gets R, `[n, n]`.
     fn reduce(
         &mut self,
         comm: &impl Exchange,
         plan: &Plan,
         n: usize,
-    ) -> Result<Option<Array2<f64>>, PcaError> {
+    ) -> Result<Option<Array2<T>>, PcaError> {
         let me = comm.rank();
-        let mut triangles: BTreeMap<usize, Array2<f64>> = BTreeMap::new();
+        let mut triangles: BTreeMap<usize, Array2<T>> = BTreeMap::new();
         for step in &plan.steps {
             match *step {
                 Step::Factor { leaf, rank } if rank == me => {
@@ -237,7 +251,7 @@ impl Tree {
                     let bottom = if from == me {
                         take(&mut triangles, right)
                     } else {
-                        unpack(&comm.receive(from), n, n)
+                        unpack(&comm.receive::<T>(from), n, n)
                     };
                     let (r, merged) = qr::Merged::new(top, &zeros(0, n), &bottom)?;
                     triangles.insert(node, r);
@@ -261,12 +275,12 @@ impl Tree {
         mut self,
         comm: &impl Exchange,
         plan: &Plan,
-        start: Option<Array2<f64>>,
+        start: Option<Array2<T>>,
         (n, k): (usize, usize),
-    ) -> Result<BTreeMap<usize, Array2<f64>>, PcaError> {
+    ) -> Result<BTreeMap<usize, Array2<T>>, PcaError> {
         let me = comm.rank();
         let root = plan.leaves.len() + plan.merges.len() - 1;
-        let mut coefficients: BTreeMap<usize, Array2<f64>> =
+        let mut coefficients: BTreeMap<usize, Array2<T>> =
             start.into_iter().map(|start| (root, start)).collect();
         for step in plan.steps.iter().rev() {
             let Step::Merge {
@@ -291,21 +305,20 @@ impl Tree {
                 coefficients.insert(right, below.expect("coefficients arrive whole"));
             }
         }
-        let mut vectors = BTreeMap::new();
-        for (leaf, factored) in self.leaves {
-            vectors.insert(leaf, factored.apply(&take(&mut coefficients, leaf))?);
-        }
-        Ok(vectors)
+        let leaves = self.leaves.into_par_iter();
+        let vectors =
+            leaves.map(|(leaf, factored)| Ok((leaf, factored.apply(&coefficients[&leaf])?)));
+        vectors.collect()
     }
 }
 
 /// Brings the pieces of all leaves together at the root and gives the whole to every rank.
-fn gather(
+fn gather<T: Scalar>(
     comm: &impl Exchange,
     plan: &Plan,
     columns: &[Range<usize>],
     mut centers: BTreeMap<usize, Center>,
-    mut vectors: BTreeMap<usize, Array2<f64>>,
+    mut vectors: BTreeMap<usize, Array2<T>>,
     spectrum: Spectrum,
     choice: super::fit::Choice,
 ) -> Result<Solution, PcaError> {
@@ -317,7 +330,8 @@ fn gather(
         let owner = plan.leaves[leaf].owner;
         let mut piece = (owner == me).then(|| {
             let (Center { mean, scale }, v) = (take(&mut centers, leaf), take(&mut vectors, leaf));
-            [mean, scale, by_rows(&v)].concat()
+            let v = v.iter().map(|x| x.as_f64()).collect();
+            [mean, scale, v].concat()
         });
         if owner != root {
             if let Some(piece) = piece.take() {
@@ -350,7 +364,7 @@ fn gather(
     })
 }
 
-fn by_rows(matrix: &Array2<f64>) -> Vec<f64> {
+fn by_rows<T: Scalar>(matrix: &Array2<T>) -> Vec<T> {
     matrix.iter().copied().collect()
 }
 

@@ -5,7 +5,7 @@ use crate::comm::Comm;
 use crate::comm::hosts::Place;
 use crate::linalg;
 use crate::model::executor::Executor;
-use crate::pca::{self, Model, Rows, Solver};
+use crate::pca::{self, Model, PcaSettings, Rows};
 use crate::timing::{Phase, Summary};
 use std::collections::{BTreeMap, BTreeSet};
 use tracing::{info, warn};
@@ -61,13 +61,18 @@ pub fn unlike_hosts(comm: &Comm, executor: &dyn Executor) -> Option<String> {
 }
 
 /// What the factorisation will need on each rank, before it takes it.
-pub fn memory(rows: &Rows, solver: Solver, ranks: usize) {
+pub fn memory(rows: &Rows, settings: &PcaSettings, ranks: usize, threads: usize) {
     let (n, d) = (rows.total(), rows.width);
     // An error here comes again, and then counts, from the factorisation itself.
-    if let Ok((solver, _)) = pca::choose_solver(solver, n, d) {
+    if let Ok((solver, _)) = pca::choose_solver(settings.solver, n, d) {
         info!(
             "memory    about {} a rank for the factorisation",
-            size(pca::memory_bytes(solver, n, d, ranks))
+            size(pca::memory_bytes(
+                solver,
+                settings.precision,
+                (n, d),
+                (ranks, threads)
+            ))
         );
     }
 }

@@ -56,7 +56,12 @@ pub fn dry_run(
         size(4.0 * (width * images) as f64)
     );
     println!("solver        {}: {reason}", solver.as_str());
-    let factorisation = pca::memory_bytes(solver, images, width, comm.size());
+    let factorisation = pca::memory_bytes(
+        solver,
+        settings.pca.precision,
+        (images, width),
+        (comm.size(), threads),
+    );
     println!(
         "memory        about {} a rank: {} for the network (measured), {} for the factorisation",
         size(peak_bytes() + factorisation),

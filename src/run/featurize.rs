@@ -17,6 +17,7 @@ use crate::error::{Failure, Kind};
 use crate::image::Preprocess;
 use crate::model::executor::{ExecuteError, Executor};
 use crate::output::shard::{self, Shard, ShardRow};
+use crate::pca;
 use crate::store::local;
 use crate::timing::{Phase, Phases};
 use bytes::Bytes;
@@ -116,7 +117,7 @@ impl Job<'_> {
     ///
     /// # Errors
     /// As [`Job::shard_of`].
-    pub fn rows_of(&self, block: usize) -> Result<Array2<f64>, Failure> {
+    pub fn rows_of(&self, block: usize) -> Result<pca::Block, Failure> {
         rows_of(&self.shard_of(block)?)
     }
 }
@@ -125,13 +126,9 @@ impl Job<'_> {
 ///
 /// # Errors
 /// When the shard contradicts itself.
-pub fn rows_of(shard: &Shard) -> Result<Array2<f64>, Failure> {
-    let values = shard
-        .features
-        .iter()
-        .map(|&value| f64::from(value))
-        .collect();
-    Array2::from_shape_vec((shard.rows.len(), shard.width), values)
+pub fn rows_of(shard: &Shard) -> Result<pca::Block, Failure> {
+    Array2::from_shape_vec((shard.rows.len(), shard.width), shard.features.clone())
+        .map(pca::Block::from)
         .map_err(|error| Failure::new(Kind::Internal, format!("block {}: {error}", shard.block)))
 }
 

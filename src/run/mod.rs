@@ -72,7 +72,7 @@ pub fn run(settings: &Settings, comm: &Comm) -> Result<(), Failure> {
         owner_of_block: &owners,
         width: executor.width(),
     };
-    announce::memory(&rows, settings.pca.solver, comm.size());
+    announce::memory(&rows, &settings.pca, comm.size(), threads);
     let model = phases.time(Phase::Fit, || {
         comm.or_end(
             pca::fit(comm, &rows, &mut |block| job.rows_of(block), &settings.pca)

@@ -1,0 +1,121 @@
+//! The rows of a block, in the precision in which they came.
+
+use std::ops::Range;
+
+use ndarray::{Array2, s};
+
+use crate::linalg::Scalar;
+
+/// Rows of features, `[rows, d]`. The network's are f32, as those of most files are; whoever computes
+/// with them widens them number by number.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Block {
+    /// In single precision.
+    F32(Array2<f32>),
+    /// In double precision.
+    F64(Array2<f64>),
+}
+
+impl From<Array2<f32>> for Block {
+    fn from(rows: Array2<f32>) -> Self {
+        Block::F32(rows)
+    }
+}
+
+impl From<Array2<f64>> for Block {
+    fn from(rows: Array2<f64>) -> Self {
+        Block::F64(rows)
+    }
+}
+
+/// Runs an expression on the matrix of a block, whatever its precision.
+macro_rules! on_rows {
+    ($block:expr, $rows:ident => $body:expr) => {
+        match $block {
+            crate::pca::block::Block::F32($rows) => $body,
+            crate::pca::block::Block::F64($rows) => $body,
+        }
+    };
+}
+pub(super) use on_rows;
+
+impl Block {
+    /// Rows and columns.
+    pub fn dim(&self) -> (usize, usize) {
+        on_rows!(self, rows => rows.dim())
+    }
+
+    /// Row and column of the first value that is NaN or infinite.
+    pub fn first_not_finite(&self) -> Option<(usize, usize)> {
+        fn first<T: Scalar>(rows: &Array2<T>) -> Option<(usize, usize)> {
+            rows.rows()
+                .into_iter()
+                .enumerate()
+                .find_map(|(row, values)| {
+                    let column = values.iter().position(|x| !x.is_finite())?;
+                    Some((row, column))
+                })
+        }
+        on_rows!(self, rows => first(rows))
+    }
+
+    /// The rows in a precision, stored by rows.
+    pub fn to_scalar<T: Scalar>(&self) -> Array2<T> {
+        on_rows!(self, rows => rows.mapv(|x| T::of_f64(x.as_f64())))
+    }
+
+    /// Some of the columns, as a message: the size of a number, then the numbers row by row.
+    pub(super) fn to_message(&self, columns: Range<usize>) -> Vec<u8> {
+        fn write<T: Scalar>(rows: &Array2<T>, columns: Range<usize>) -> Vec<u8> {
+            let mut message = Vec::with_capacity(1 + rows.nrows() * columns.len() * T::BYTES);
+            message.push(T::BYTES as u8);
+            for x in rows.slice(s![.., columns]) {
+                x.write(&mut message);
+            }
+            message
+        }
+        on_rows!(self, rows => write(rows, columns))
+    }
+
+    /// Reads what [`Block::to_message`] wrote, given rows and columns.
+    pub(super) fn from_message(message: &[u8], shape: (usize, usize)) -> Block {
+        fn read<T: Scalar>(numbers: &[u8], shape: (usize, usize)) -> Array2<T> {
+            let values: Vec<T> = numbers.chunks_exact(T::BYTES).map(T::read).collect();
+            Array2::from_shape_vec(shape, values).expect("a message of whole rows")
+        }
+        match usize::from(message[0]) {
+            f32::BYTES => Block::F32(read(&message[1..], shape)),
+            _ => Block::F64(read(&message[1..], shape)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linalg::hostile;
+
+    #[test]
+    fn a_message_carries_every_bit_of_either_precision() {
+        let rows = hostile::uniform(3, 5, 1);
+        let single = Block::from(rows.mapv(|x| x as f32));
+        let double = Block::from(rows);
+        for block in [single, double] {
+            assert_eq!(Block::from_message(&block.to_message(0..5), (3, 5)), block);
+            let part = Block::from_message(&block.to_message(2..4), (3, 2));
+            assert_eq!(
+                part.to_scalar::<f64>(),
+                block.to_scalar::<f64>().slice(s![.., 2..4])
+            );
+        }
+    }
+
+    #[test]
+    fn the_first_value_that_is_not_finite_is_found() {
+        let mut features = Array2::<f32>::zeros((3, 4));
+        assert_eq!(Block::from(features.clone()).first_not_finite(), None);
+        features[[1, 2]] = f32::NEG_INFINITY;
+        features[[2, 0]] = f32::NAN;
+        assert_eq!(Block::from(features).first_not_finite(), Some((1, 2)));
+    }
+}
