@@ -7,6 +7,7 @@ pub mod cli;
 pub mod run;
 
 pub mod dataset;
+pub mod features;
 pub mod image;
 pub mod model;
 pub mod output;

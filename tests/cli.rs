@@ -11,6 +11,8 @@ fn help_and_version_are_printed_once_for_all_ranks() {
         "--weights",
         "--variance",
         "--threads",
+        "pca",
+        "transform",
         "doctor",
         "Exit codes",
     ] {

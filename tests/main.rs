@@ -4,6 +4,7 @@ mod support;
 
 mod cli;
 mod failures;
+mod features;
 mod outcomes;
 mod parity;
 mod pipeline;
@@ -11,3 +12,5 @@ mod resume;
 mod sample;
 mod scripts;
 mod tidy;
+mod transform;
+mod updates;

@@ -9,16 +9,21 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 5] = [
     &["cli"],
     &["run"],
-    &["dataset", "image", "model", "pca", "output"],
+    &["dataset", "image", "model", "pca", "output", "features"],
     &["comm", "store", "linalg", "kernels"],
     &["timing", "error"],
 ];
 
 /// Stages in the order of the pipeline: a later one may name the values of an earlier one.
-const STAGES: [&str; 5] = ["dataset", "image", "model", "pca", "output"];
+const STAGES: [&str; 6] = ["dataset", "image", "model", "pca", "output", "features"];
 
 /// Where `unsafe` may stand: wrappers around foreign functions, and the folder of the kernels.
-const UNSAFE: [&str; 3] = ["src/linalg/lapack.rs", "src/image/jpeg.rs", "src/kernels/"];
+const UNSAFE: [&str; 4] = [
+    "src/linalg/lapack.rs",
+    "src/image/jpeg.rs",
+    "src/features/npy.rs",
+    "src/kernels/",
+];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();

@@ -18,6 +18,10 @@ Examples:
   mpirun -np 3 p8 --input photos --output result      your own images
   mpirun -np 3 p8 --input photos -k 7 --pool none     as the Spark notebook did
   p8 --input photos --dry-run                         what would be done, and how long it takes
+  mpirun -np 3 p8 pca --features p8-out -k 7 --output other
+                                                      other components of the same features
+  mpirun -np 3 p8 transform --model p8-out/model.safetensors --input new --output scored
+                                                      scores of new images
 
 Every option is also read from the environment (P8_INPUT, P8_COMPONENTS, ...) and from a TOML file
 given with --config. The order is: flag, environment, file, default. P8_ISA (avx512, avx2,
@@ -45,12 +49,16 @@ pub enum Command {
     /// Features, principal components, scores: the whole pipeline (the default)
     #[command(after_help = EXAMPLES)]
     Run(Box<RunArgs>),
+    /// Principal components of stored features: shards of a run, Parquet, .npy
+    Pca(Box<PcaArgs>),
+    /// Scores of new images, or of stored features, by a fitted model
+    Transform(Box<TransformArgs>),
     /// What each rank sees: host, cores, threads, SIMD, MPI, BLAS, weights
     Doctor(DoctorArgs),
 }
 
 /// The options of `p8 run`. `None` means "not typed".
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct RunArgs {
     /// Folder or file with images; may be given several times [default: training_data]
     #[arg(long, value_name = "PATH", help_heading = "Images")]
@@ -68,12 +76,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "F", value_parser = fraction, help_heading = "Images")]
     pub max_bad_fraction: Option<f64>,
 
-    /// Folder for the results [default: p8-out]
-    #[arg(long, value_name = "PATH", help_heading = "Results")]
-    pub output: Option<PathBuf>,
-    /// Replace a result that was made with other settings
-    #[arg(long, action = ArgAction::SetTrue, help_heading = "Results")]
-    pub overwrite: bool,
+    #[command(flatten)]
+    pub results: ResultOptions,
     /// Take finished blocks of an earlier run with the same settings [default: true]
     #[arg(long, value_name = "BOOL", value_parser = truth(), help_heading = "Results")]
     pub resume: Option<bool>,
@@ -100,6 +104,30 @@ pub struct RunArgs {
     #[arg(long, value_enum, help_heading = "Network")]
     pub device: Option<Device>,
 
+    #[command(flatten)]
+    pub pca: PcaOptions,
+
+    /// Show the plan, its memory and time; compute nothing
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "Running")]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub running: RunningOptions,
+}
+
+/// Where results go.
+#[derive(Debug, Default, Args)]
+pub struct ResultOptions {
+    /// Folder for the results [default: p8-out]
+    #[arg(long, value_name = "PATH", help_heading = "Results")]
+    pub output: Option<PathBuf>,
+    /// Replace a result that was made with other settings
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "Results")]
+    pub overwrite: bool,
+}
+
+/// How components are found.
+#[derive(Debug, Default, Args)]
+pub struct PcaOptions {
     /// Number of principal components
     #[arg(short = 'k', long, value_name = "N", value_parser = at_least_one, conflicts_with = "variance", help_heading = "PCA")]
     pub components: Option<usize>,
@@ -118,13 +146,14 @@ pub struct RunArgs {
     /// Precision of the factorisation [default: f64]
     #[arg(long, value_enum, help_heading = "PCA")]
     pub pca_precision: Option<pca::Precision>,
+}
 
+/// Threads, messages, and a file with options.
+#[derive(Debug, Default, Args)]
+pub struct RunningOptions {
     /// Threads of each rank [default: the host's cores divided among its ranks]
     #[arg(long, value_name = "N", value_parser = thread_count, help_heading = "Running")]
     pub threads: Option<usize>,
-    /// Show the plan, its memory and time; compute nothing
-    #[arg(long, action = ArgAction::SetTrue, help_heading = "Running")]
-    pub dry_run: bool,
     /// TOML file with options by their long names
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     pub config: Option<PathBuf>,
@@ -137,6 +166,86 @@ pub struct RunArgs {
     /// Print details
     #[arg(short, long, action = ArgAction::SetTrue, help_heading = "Running")]
     pub verbose: bool,
+}
+
+/// The options of `p8 pca`. None is required here, because it may come from the environment.
+#[derive(Debug, Args)]
+pub struct PcaArgs {
+    /// Output of a run, folder with feature shards, Parquet or .npy files, or one such file; may be
+    /// given several times
+    #[arg(long, value_name = "PATH", help_heading = "Features")]
+    pub features: Vec<PathBuf>,
+    /// Column of the vectors in a Parquet file [default: features, or the only list of float or double]
+    #[arg(long, value_name = "NAME", help_heading = "Features")]
+    pub column: Option<String>,
+    #[command(flatten)]
+    pub results: ResultOptions,
+    #[command(flatten)]
+    pub pca: PcaOptions,
+    /// Show the plan and its memory; compute nothing
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "Running")]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub running: RunningOptions,
+}
+
+/// The options of `p8 transform`.
+#[derive(Debug, Args)]
+pub struct TransformArgs {
+    /// The fitted model, model.safetensors of a result
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    pub model: Option<PathBuf>,
+    /// Folder or file with images; may be given several times
+    #[arg(long, value_name = "PATH", help_heading = "Images")]
+    pub input: Vec<PathBuf>,
+    /// Take only files that match, e.g. '*.jpg' or 'cats/**/*.png' [default: every image format]
+    #[arg(long, value_name = "PATTERN", help_heading = "Images")]
+    pub glob: Option<String>,
+    /// Label of an image: parent (its folder), none, or regex:EXPR [default: parent]
+    #[arg(long, value_name = "RULE", value_parser = label_rule, help_heading = "Images")]
+    pub label: Option<LabelRule>,
+    /// End with exit code 3 when more than this fraction of the images is bad [default: 0.5]
+    #[arg(long, value_name = "F", value_parser = fraction, help_heading = "Images")]
+    pub max_bad_fraction: Option<f64>,
+
+    /// Stored features instead of images, as p8 pca reads them; may be given several times
+    #[arg(
+        long,
+        value_name = "PATH",
+        conflicts_with = "input",
+        help_heading = "Features"
+    )]
+    pub features: Vec<PathBuf>,
+    /// Column of the vectors in a Parquet file [default: features, or the only list of float or double]
+    #[arg(long, value_name = "NAME", help_heading = "Features")]
+    pub column: Option<String>,
+
+    /// The weights of the model; has to be named where they are a file [default: as the model says]
+    #[arg(long, value_name = "WEIGHTS", help_heading = "Network")]
+    pub weights: Option<WeightsChoice>,
+    /// Must be the model's [default: the model's]
+    #[arg(long, value_enum, help_heading = "Network")]
+    pub topology: Option<Topology>,
+    /// Must be the model's [default: the model's]
+    #[arg(long, value_enum, help_heading = "Network")]
+    pub preprocess: Option<Preprocess>,
+    /// Must be the model's [default: the model's]
+    #[arg(long, value_enum, help_heading = "Network")]
+    pub exif: Option<Exif>,
+    /// Must be the model's [default: the model's]
+    #[arg(long, value_enum, help_heading = "Network")]
+    pub layer: Option<Layer>,
+    /// Must be the model's [default: the model's]
+    #[arg(long, value_enum, help_heading = "Network")]
+    pub pool: Option<Pool>,
+
+    #[command(flatten)]
+    pub results: ResultOptions,
+    /// Take finished blocks of an earlier run with the same settings [default: true]
+    #[arg(long, value_name = "BOOL", value_parser = truth(), help_heading = "Results")]
+    pub resume: Option<bool>,
+    #[command(flatten)]
+    pub running: RunningOptions,
 }
 
 /// The options of `p8 doctor`.
@@ -213,19 +322,30 @@ mod tests {
 
     #[test]
     fn every_option_has_help_and_says_its_default() {
-        let command = Cli::command();
-        for option in command
+        let mut command = Cli::command();
+        command.build();
+        let options = command
             .get_arguments()
-            .filter(|a| !["help", "version"].contains(&a.get_id().as_str()))
-        {
+            .chain(
+                command
+                    .get_subcommands()
+                    .flat_map(clap::Command::get_arguments),
+            )
+            .filter(|a| {
+                a.get_long()
+                    .is_some_and(|l| !["help", "version"].contains(&l))
+            });
+        // A choice between two options states its default once; what has to be named has none.
+        let without = ["components", "config", "features", "model"];
+        for option in options {
             let help = option
                 .get_help()
                 .unwrap_or_else(|| panic!("{option} has no help"))
                 .to_string();
             let takes_value = option.get_action().takes_values();
-            // A choice between two options states its default once.
             let states_default = help.contains("[default: ")
-                || ["components", "config"].contains(&option.get_id().as_str());
+                || without.contains(&option.get_id().as_str())
+                || help == "Folder or file with images; may be given several times";
             assert!(
                 !takes_value || states_default,
                 "{option} does not say its default"
@@ -237,12 +357,12 @@ mod tests {
     fn run_is_the_default_and_has_the_same_options() {
         let typed = Cli::try_parse_from(["p8", "-k", "7"]).unwrap();
         assert!(typed.command.is_none());
-        assert_eq!(typed.run.components, Some(7));
+        assert_eq!(typed.run.pca.components, Some(7));
         match Cli::try_parse_from(["p8", "run", "-k", "7"])
             .unwrap()
             .command
         {
-            Some(Command::Run(run)) => assert_eq!(run.components, Some(7)),
+            Some(Command::Run(run)) => assert_eq!(run.pca.components, Some(7)),
             other => panic!("{other:?}"),
         }
     }

@@ -17,6 +17,8 @@ use std::time::Duration;
 /// What was asked for.
 enum Task {
     Run(Box<run::settings::Settings>),
+    Pca(Box<run::stored::PcaTask>),
+    Transform(Box<run::transform::TransformTask>),
     Doctor(run::doctor::DoctorSettings),
 }
 
@@ -40,6 +42,14 @@ pub fn main() -> ExitCode {
         Task::Run(settings) => {
             logging::start(settings.log, comm.rank());
             run::run(settings, &comm)
+        }
+        Task::Pca(task) => {
+            logging::start(task.settings.log, comm.rank());
+            run::stored::pca(task, &comm)
+        }
+        Task::Transform(task) => {
+            logging::start(task.settings.log, comm.rank());
+            run::transform::transform(task, &comm)
         }
         Task::Doctor(settings) => run::doctor::doctor(settings, &comm),
     });
@@ -70,6 +80,16 @@ fn task(
     let run = match command {
         None => run,
         Some(Command::Run(run)) => *run,
+        Some(Command::Pca(pca)) => {
+            return resolve::resolve_pca(*pca, &merged.sources, environment)
+                .map(|task| Task::Pca(Box::new(task)))
+                .map_err(ArgumentError::Text);
+        }
+        Some(Command::Transform(transform)) => {
+            return resolve::resolve_transform(*transform, &merged.sources, environment)
+                .map(|task| Task::Transform(Box::new(task)))
+                .map_err(ArgumentError::Text);
+        }
         Some(Command::Doctor(doctor)) => {
             return Ok(Task::Doctor(run::doctor::DoctorSettings {
                 threads: doctor.threads,

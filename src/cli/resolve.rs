@@ -1,6 +1,6 @@
 //! From what was typed to settings in which nothing is left undecided.
 
-use super::args::RunArgs;
+use super::args::{PcaArgs, RunArgs, TransformArgs};
 use super::sources::Source;
 use crate::dataset::label::LabelRule;
 use crate::image::Exif;
@@ -8,7 +8,11 @@ use crate::kernels::{Isa, UnknownIsa};
 use crate::model::weights::{Cache, Named};
 use crate::model::{Layer, Pool};
 use crate::pca::{self, Components, PcaSettings, Solver};
-use crate::run::settings::{Level, Log, LogFormat, SAMPLE_INPUT, Setting, Settings, WeightsChoice};
+use crate::run::settings::{
+    Level, Log, LogFormat, SAMPLE_INPUT, Setting, Settings, StoredFeatures, WeightsChoice,
+};
+use crate::run::stored::PcaTask;
+use crate::run::transform::TransformTask;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -33,16 +37,16 @@ pub fn resolve(
     } else {
         args.input.iter().map(|path| plain(path)).collect()
     };
-    let output = plain(&args.output.unwrap_or_else(|| PathBuf::from("p8-out")));
+    let output = plain(
+        &args
+            .results
+            .output
+            .unwrap_or_else(|| PathBuf::from("p8-out")),
+    );
     for path in inputs.iter().chain([&output]) {
-        if path.to_string_lossy().starts_with("s3://") {
-            return Err(format!(
-                "cannot use {}: this version reads and writes local files only",
-                path.display()
-            ));
-        }
+        refuse_object_store(path)?;
     }
-    let components = match (args.components, args.variance) {
+    let components = match (args.pca.components, args.pca.variance) {
         (Some(count), _) => Components::Count(count),
         (None, fraction) => Components::Variance(fraction.unwrap_or(DEFAULT_VARIANCE)),
     };
@@ -53,7 +57,7 @@ pub fn resolve(
         exif: args.exif.unwrap_or(Exif::Apply),
         max_bad_fraction: args.max_bad_fraction.unwrap_or(DEFAULT_MAX_BAD_FRACTION),
         output,
-        overwrite: args.overwrite,
+        overwrite: args.results.overwrite,
         resume: args.resume.unwrap_or(true),
         weights: args.weights.unwrap_or(WeightsChoice::Named(Named::Keras)),
         is_sample_run,
@@ -67,17 +71,17 @@ pub fn resolve(
         pool: args.pool.unwrap_or(Pool::Avg),
         pca: PcaSettings {
             components,
-            standardize: args.standardize.unwrap_or(true),
-            whiten: args.whiten,
-            solver: args.solver.unwrap_or(Solver::Auto),
-            precision: args.pca_precision.unwrap_or(pca::Precision::F64),
+            standardize: args.pca.standardize.unwrap_or(true),
+            whiten: args.pca.whiten,
+            solver: args.pca.solver.unwrap_or(Solver::Auto),
+            precision: args.pca.pca_precision.unwrap_or(pca::Precision::F64),
         },
-        threads: args.threads,
+        threads: args.running.threads,
         isa: instruction_set(environment)?,
         dry_run: args.dry_run,
         log: Log {
-            format: args.log.unwrap_or(LogFormat::Human),
-            level: match (args.quiet, args.verbose) {
+            format: args.running.log.unwrap_or(LogFormat::Human),
+            level: match (args.running.quiet, args.running.verbose) {
                 (true, _) => Level::Quiet,
                 (false, true) => Level::Verbose,
                 (false, false) => Level::Normal,
@@ -87,6 +91,134 @@ pub fn resolve(
     };
     settings.listed = listed(&settings, sources);
     Ok(settings)
+}
+
+/// Fills in the defaults of `p8 pca`.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_pca(
+    args: PcaArgs,
+    sources: &BTreeMap<String, Source>,
+    environment: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<PcaTask, String> {
+    let features = stored(&args.features, args.column)?
+        .ok_or("name the features with --features: the output of a run, a folder or a file")?;
+    let run = RunArgs {
+        results: args.results,
+        pca: args.pca,
+        dry_run: args.dry_run,
+        running: args.running,
+        ..RunArgs::default()
+    };
+    let mut settings = resolve(run, sources, environment)?;
+    settings.is_sample_run = false;
+    list_instead(&mut settings, sources, of_stored(Some(&features)));
+    Ok(PcaTask { features, settings })
+}
+
+/// Fills in the defaults of `p8 transform`.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_transform(
+    args: TransformArgs,
+    sources: &BTreeMap<String, Source>,
+    environment: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<TransformTask, String> {
+    let model = plain(&args.model.ok_or("name the model with --model")?);
+    refuse_object_store(&model)?;
+    let features = stored(&args.features, args.column)?;
+    if features.is_none() && args.input.is_empty() {
+        return Err("name images with --input, or stored features with --features".into());
+    }
+    let weights_are_named = args.weights.is_some();
+    let run = RunArgs {
+        input: args.input,
+        glob: args.glob,
+        label: args.label,
+        exif: args.exif,
+        max_bad_fraction: args.max_bad_fraction,
+        results: args.results,
+        resume: args.resume,
+        weights: args.weights,
+        topology: args.topology,
+        preprocess: args.preprocess,
+        layer: args.layer,
+        pool: args.pool,
+        running: args.running,
+        ..RunArgs::default()
+    };
+    let mut settings = resolve(run, sources, environment)?;
+    settings.is_sample_run = false;
+    if features.is_some() {
+        // No image is read.
+        settings.listed.retain(|setting| setting.name != "input");
+    }
+    let mut more = vec![("model", model.display().to_string())];
+    more.extend(of_stored(features.as_ref()));
+    list_instead(&mut settings, sources, more);
+    Ok(TransformTask {
+        model,
+        features,
+        weights_are_named,
+        settings,
+    })
+}
+
+/// The stored features; `None` where none are named.
+fn stored(paths: &[PathBuf], column: Option<String>) -> Result<Option<StoredFeatures>, String> {
+    if paths.is_empty() {
+        return match column {
+            Some(name) => Err(format!("--column {name} needs --features")),
+            None => Ok(None),
+        };
+    }
+    let paths: Vec<PathBuf> = paths.iter().map(|path| plain(path)).collect();
+    for path in &paths {
+        refuse_object_store(path)?;
+    }
+    Ok(Some(StoredFeatures { paths, column }))
+}
+
+/// The options that name stored features, as they are in force.
+fn of_stored(features: Option<&StoredFeatures>) -> Vec<(&'static str, String)> {
+    let Some(features) = features else {
+        return Vec::new();
+    };
+    let column = features.column.clone();
+    vec![
+        ("features", joined(&features.paths)),
+        (
+            "column",
+            column.unwrap_or_else(|| "features, or the only list of float or double".into()),
+        ),
+    ]
+}
+
+/// Leaves the options of the subcommand in the list, and adds those that only it has.
+fn list_instead(
+    settings: &mut Settings,
+    sources: &BTreeMap<String, Source>,
+    more: Vec<(&str, String)>,
+) {
+    settings
+        .listed
+        .retain(|setting| sources.contains_key(&setting.name));
+    let more = more
+        .into_iter()
+        .map(|(name, value)| setting(name, value, sources));
+    settings.listed.extend(more);
+}
+
+fn refuse_object_store(path: &Path) -> Result<(), String> {
+    if path.to_string_lossy().starts_with("s3://") {
+        return Err(format!(
+            "cannot use {}: this version reads and writes local files only",
+            path.display()
+        ));
+    }
+    Ok(())
 }
 
 /// The path without what does not change it: `a/`, `./a` and `a` are one folder, and one setting.
@@ -121,17 +253,12 @@ fn instruction_set(environment: &dyn Fn(&str) -> Option<OsString>) -> Result<Opt
 /// The options that decide what the result is, as they are in force.
 fn listed(settings: &Settings, sources: &BTreeMap<String, Source>) -> Vec<Setting> {
     let as_trained = "as the weights were trained";
-    let inputs: Vec<String> = settings
-        .inputs
-        .iter()
-        .map(|p| p.display().to_string())
-        .collect();
     let (components_name, components) = match settings.pca.components {
         Components::Count(count) => ("components", count.to_string()),
         Components::Variance(fraction) => ("variance", fraction.to_string()),
     };
     let rows: Vec<(&str, String)> = vec![
-        ("input", inputs.join(", ")),
+        ("input", joined(&settings.inputs)),
         (
             "glob",
             settings
@@ -176,18 +303,27 @@ fn listed(settings: &Settings, sources: &BTreeMap<String, Source>) -> Vec<Settin
         ),
     ];
     rows.into_iter()
-        .map(|(name, value)| Setting {
-            name: name.to_string(),
-            value,
-            source: match sources.get(name).copied().unwrap_or(Source::Default) {
-                Source::Flag => "flag",
-                Source::Environment => "environment",
-                Source::File => "file",
-                Source::Default => "default",
-            }
-            .to_string(),
-        })
+        .map(|(name, value)| setting(name, value, sources))
         .collect()
+}
+
+fn joined(paths: &[PathBuf]) -> String {
+    let paths: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+    paths.join(", ")
+}
+
+fn setting(name: &str, value: String, sources: &BTreeMap<String, Source>) -> Setting {
+    Setting {
+        name: name.to_string(),
+        value,
+        source: match sources.get(name).copied().unwrap_or(Source::Default) {
+            Source::Flag => "flag",
+            Source::Environment => "environment",
+            Source::File => "file",
+            Source::Default => "default",
+        }
+        .to_string(),
+    }
 }
 
 #[cfg(test)]

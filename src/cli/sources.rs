@@ -354,8 +354,8 @@ mod tests {
         let (_folder, flag) = config("components = 3\nthreads = 5\nlabel = \"none\"\n");
         let environment = [("P8_COMPONENTS", "4"), ("P8_THREADS", "6")];
         let all = merged(&[&flag, "-k", "2"], &environment).unwrap();
-        assert_eq!(all.cli.run.components, Some(2));
-        assert_eq!(all.cli.run.threads, Some(6));
+        assert_eq!(all.cli.run.pca.components, Some(2));
+        assert_eq!(all.cli.run.running.threads, Some(6));
         assert_eq!(all.cli.run.label.as_ref().unwrap().to_string(), "none");
         assert_eq!(all.sources["components"], Source::Flag);
         assert_eq!(all.sources["threads"], Source::Environment);
@@ -407,7 +407,7 @@ mod tests {
             assert_eq!(all.sources[&option.long], Source::File);
         }
         let all = merged(&[], &[("P8_OVERWRITE", "1"), ("P8_RESUME", "false")]).unwrap();
-        assert!(all.cli.run.overwrite);
+        assert!(all.cli.run.results.overwrite);
         assert_eq!(all.cli.run.resume, Some(false));
     }
 
@@ -438,7 +438,7 @@ mod tests {
     fn a_typed_count_of_components_beats_a_variance_from_the_environment() {
         let all = merged(&["-k", "2"], &[("P8_VARIANCE", "0.5")]).unwrap();
         assert_eq!(
-            (all.cli.run.components, all.cli.run.variance),
+            (all.cli.run.pca.components, all.cli.run.pca.variance),
             (Some(2), None)
         );
     }
@@ -448,7 +448,7 @@ mod tests {
         let (_folder, flag) = config("variance = 0.9\n");
         let all = merged(&[&flag], &[("P8_COMPONENTS", "2")]).unwrap();
         assert_eq!(
-            (all.cli.run.components, all.cli.run.variance),
+            (all.cli.run.pca.components, all.cli.run.pca.variance),
             (Some(2), None)
         );
         let both = [("P8_COMPONENTS", "2"), ("P8_VARIANCE", "0.9")];
@@ -471,13 +471,37 @@ mod tests {
     }
 
     #[test]
+    fn subcommands_read_environment_and_file_too() {
+        let (_folder, flag) = config("column = \"v\"\ninput = \"photos\"\ncomponents = 3\n");
+        let environment = [("P8_FEATURES", "a.npy"), ("P8_MODEL", "m.safetensors")];
+        match merged(&["pca", &flag], &environment).unwrap().cli.command {
+            Some(super::super::args::Command::Pca(pca)) => {
+                assert_eq!(pca.features, [PathBuf::from("a.npy")]);
+                assert_eq!(pca.column.as_deref(), Some("v"));
+                assert_eq!(pca.pca.components, Some(3));
+            }
+            other => panic!("{other:?}"),
+        }
+        // Features from the environment beat the input from the file, which they exclude.
+        let all = merged(&["transform", &flag], &environment).unwrap();
+        match all.cli.command {
+            Some(super::super::args::Command::Transform(transform)) => {
+                assert_eq!(transform.model, Some(PathBuf::from("m.safetensors")));
+                assert_eq!(transform.features, [PathBuf::from("a.npy")]);
+                assert!(transform.input.is_empty());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
     fn lists_come_from_the_file_as_arrays() {
         let (_folder, flag) = config("input = [\"a\", \"b\"]\noverwrite = true\n");
         let all = merged(&["run", &flag], &[]).unwrap();
         match all.cli.command {
             Some(super::super::args::Command::Run(run)) => {
                 assert_eq!(run.input, [PathBuf::from("a"), PathBuf::from("b")]);
-                assert!(run.overwrite);
+                assert!(run.results.overwrite);
             }
             other => panic!("{other:?}"),
         }

@@ -55,20 +55,27 @@ impl Slices {
 
     /// The blocks of a rank: contiguous, their numbers differ by one at most.
     pub fn blocks_of(&self, rank: usize) -> Range<usize> {
-        let blocks = self.blocks();
-        let start = |rank: usize| {
-            // Without overflow for any number of images that fits in memory.
-            (blocks / self.ranks) * rank + (blocks % self.ranks) * rank / self.ranks
-        };
-        start(rank)..start(rank + 1)
+        blocks_of(self.blocks(), self.ranks, rank)
     }
 
     /// The rank that works on each block.
     pub fn owners(&self) -> Vec<usize> {
-        (0..self.ranks)
-            .flat_map(|rank| self.blocks_of(rank).map(move |_| rank))
-            .collect()
+        owners(self.blocks(), self.ranks)
     }
+}
+
+/// The blocks of a rank: contiguous, their numbers differ by one at most.
+pub fn blocks_of(blocks: usize, ranks: usize, rank: usize) -> Range<usize> {
+    // Without overflow for any number of images that fits in memory.
+    let start = |rank: usize| (blocks / ranks) * rank + (blocks % ranks) * rank / ranks;
+    start(rank)..start(rank + 1)
+}
+
+/// The rank that works on each block.
+pub fn owners(blocks: usize, ranks: usize) -> Vec<usize> {
+    (0..ranks)
+        .flat_map(|rank| blocks_of(blocks, ranks, rank).map(move |_| rank))
+        .collect()
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ const FILE: &str = "metrics.json";
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
+    /// What was done.
+    pub task: Task,
     /// When the run began, as RFC 3339 in UTC.
     pub started: String,
     /// When its results were complete, as RFC 3339 in UTC.
@@ -32,11 +34,11 @@ pub struct Metrics {
     pub bytes_read: u64,
     /// Time per phase over the ranks, in the order of a run.
     pub phases: BTreeMap<Phase, Summary>,
-    /// The network's weights.
-    pub weights: Weights,
+    /// The network's weights; `None` where the features came from files that do not tell.
+    pub weights: Option<Weights>,
     /// The fitted model.
     pub model: ModelSummary,
-    /// The numerical checks of the run and their limits.
+    /// The numerical checks of the run and their limits; null where nothing was fitted.
     pub certificate: serde_json::Value,
     /// Where it ran.
     pub environment: Environment,
@@ -44,6 +46,18 @@ pub struct Metrics {
     pub settings: BTreeMap<String, Setting>,
     /// What a user should know; also on the terminal and in the report.
     pub warnings: Vec<String>,
+}
+
+/// What a result was made by, by the name of the subcommand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// Features of images, and a model fitted to them.
+    Run,
+    /// A model fitted to stored features.
+    Pca,
+    /// Scores by a model that was fitted before.
+    Transform,
 }
 
 /// Counts of images.
@@ -57,8 +71,10 @@ pub struct Images {
     pub skipped: u64,
     /// Unreadable or not decodable.
     pub failed: u64,
-    /// Listed images whose block an earlier run had finished.
+    /// Listed images that an earlier run had finished.
     pub resumed: u64,
+    /// Listed images that this run read and, where they are ok, pushed through the network.
+    pub computed: u64,
 }
 
 /// The network's weights.
@@ -166,6 +182,7 @@ pub(crate) mod tests {
             slowest_rank: 2,
         };
         Metrics {
+            task: Task::Run,
             started: "2026-01-31T23:59:59Z".into(),
             finished: "2026-02-01T00:00:02Z".into(),
             elapsed_seconds: 2.875,
@@ -175,6 +192,7 @@ pub(crate) mod tests {
                 skipped: 1,
                 failed: 2,
                 resumed: 3,
+                computed: 9,
             },
             images_per_second: Some(7.25),
             bytes_read: 451_000,
@@ -182,12 +200,12 @@ pub(crate) mod tests {
                 .into_iter()
                 .map(|phase| (phase, summary(0.25 * (1.0 + phase as u32 as f64))))
                 .collect(),
-            weights: Weights {
+            weights: Some(Weights {
                 id: "keras".into(),
                 sha256: "ab".repeat(32),
                 pretrained: true,
                 note: String::new(),
-            },
+            }),
             model: ModelSummary {
                 n: 9,
                 d: 2048,
@@ -256,7 +274,9 @@ pub(crate) mod tests {
         assert_eq!(json["phases"]["network"]["min_seconds"], 0.625);
         assert_eq!(json["phases"]["network"]["mean_seconds"], 0.9375);
         assert_eq!(json["phases"]["network"]["slowest_rank"], 2);
+        assert_eq!(json["task"], "run");
         assert_eq!(json["images"]["failed"], 2);
+        assert_eq!(json["images"]["computed"], 9);
         assert_eq!(json["images_per_second"], 7.25);
         assert_eq!(json["bytes_read"], 451_000);
         assert_eq!(json["certificate"]["passed"], true);

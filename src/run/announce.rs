@@ -1,6 +1,7 @@
 //! What a run tells at its steps.
 
 use super::network::Network;
+use super::publish::{Finished, results};
 use crate::comm::Comm;
 use crate::comm::hosts::Place;
 use crate::linalg;
@@ -95,6 +96,27 @@ pub fn model(model: &Model) {
         100.0 * explained,
         model.k_reason
     );
+}
+
+/// What was written, on rank 0.
+pub fn results_of(run: &Finished) {
+    let folder = run.folder.root().display();
+    let names = results(run.task, run.counts.lists_images);
+    if names.contains(&"report.html") {
+        info!("results   {folder}/report.html: look at this first");
+    }
+    info!(
+        "          {folder}/scores.csv, scores.parquet: {} with their scores",
+        count(run.counts.images.ok as usize, "image")
+    );
+    let mut others: Vec<&str> = names
+        .into_iter()
+        .filter(|name| !name.starts_with("scores") && *name != "report.html")
+        .collect();
+    if run.counts.lists_images {
+        others.push("features/");
+    }
+    info!("          {folder}/{}", others.join(", "));
 }
 
 /// Seconds by phase over the ranks, those that took any.

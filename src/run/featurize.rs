@@ -3,10 +3,12 @@
 //! Threads read, decode and resize images ahead of the network, in order and within a bound, while
 //! the main thread pushes batches through the executor and writes each block as it is finished.
 
+use super::blocks;
+use super::earlier::{self, Earlier};
 use super::fingerprint;
 use super::listing::Listing;
 use super::load::{Loaded, load};
-use super::output_folder::Folder;
+use super::output_folder::{Folder, stale_shards};
 use super::progress::{Done, Progress};
 use super::resume;
 use super::settings::Settings;
@@ -16,7 +18,7 @@ use crate::dataset::outcome::{Outcome, Status};
 use crate::error::{Failure, Kind};
 use crate::image::Preprocess;
 use crate::model::executor::{ExecuteError, Executor};
-use crate::output::shard::{self, Shard, ShardRow};
+use crate::output::shard::{self, Provenance, Shard, ShardRow};
 use crate::pca;
 use crate::store::local;
 use crate::timing::{Phase, Phases};
@@ -42,8 +44,8 @@ pub struct Job<'a> {
     pub folder: &'a Folder,
     /// The images of this rank.
     pub listing: &'a Listing,
-    /// Fingerprint of the features.
-    pub fingerprint: String,
+    /// Everything but the images that decides the features.
+    pub provenance: Provenance,
     /// Resizing and normalisation.
     pub preprocess: Preprocess,
     /// Threads of this rank.
@@ -62,28 +64,33 @@ pub struct Block {
     pub skipped: usize,
     /// The bad images; few, where the run is worth anything.
     pub failed: Vec<Outcome>,
-    /// Bytes of all its files.
+    /// Images that were taken from an earlier run.
+    pub resumed: usize,
+    /// Images with features that this run computed.
+    pub computed: usize,
+    /// Bytes of the files that this run read.
     pub bytes: u64,
-    /// Whether it was taken from an earlier run.
-    pub resumed: bool,
 }
 
 impl Block {
-    fn of(shard: &Shard, resumed: bool) -> Self {
+    /// A block of which an earlier run had finished the images that `resumed` says.
+    fn of(shard: &Shard, resumed: impl Fn(usize) -> bool) -> Self {
+        let computed = || {
+            let outcomes = shard.outcomes.iter().enumerate();
+            outcomes
+                .filter(|(image, _)| !resumed(*image))
+                .map(|(_, outcome)| outcome)
+        };
         let with = |status| shard.outcomes.iter().filter(move |o| o.status == status);
         Block {
             block: shard.block,
             rows: shard.rows.len(),
             skipped: with(Status::Skipped).count(),
             failed: with(Status::Failed).cloned().collect(),
-            bytes: shard.outcomes.iter().map(|outcome| outcome.bytes).sum(),
-            resumed,
+            resumed: shard.outcomes.len() - computed().count(),
+            computed: computed().filter(|o| o.status == Status::Ok).count(),
+            bytes: computed().map(|outcome| outcome.bytes).sum(),
         }
-    }
-
-    /// Images of the block, whatever became of them.
-    pub fn images(&self) -> usize {
-        self.rows + self.skipped + self.failed.len()
     }
 }
 
@@ -113,45 +120,57 @@ impl Job<'_> {
         })
     }
 
-    /// The feature vectors of one of this rank's finished blocks, `[rows, width]`.
+    /// The fingerprint of the features.
+    pub fn fingerprint(&self) -> &str {
+        &self.provenance["fingerprint"]
+    }
+
+    /// The feature vectors of one of this rank's finished blocks, with what became of its images.
     ///
     /// # Errors
     /// As [`Job::shard_of`].
-    pub fn rows_of(&self, block: usize) -> Result<pca::Block, Failure> {
-        rows_of(&self.shard_of(block)?)
+    pub fn block(&self, block: usize) -> Result<blocks::Block, Failure> {
+        let shard = self.shard_of(block)?;
+        let features = Array2::from_shape_vec((shard.rows.len(), shard.width), shard.features)
+            .map_err(|error| Failure::new(Kind::Internal, format!("block {block}: {error}")))?;
+        Ok(blocks::Block {
+            rows: shard.rows,
+            features: pca::Block::from(features),
+            outcomes: shard.outcomes,
+        })
     }
-}
-
-/// The feature vectors of a shard, `[rows, width]`.
-///
-/// # Errors
-/// When the shard contradicts itself.
-pub fn rows_of(shard: &Shard) -> Result<pca::Block, Failure> {
-    Array2::from_shape_vec((shard.rows.len(), shard.width), shard.features.clone())
-        .map(pca::Block::from)
-        .map_err(|error| Failure::new(Kind::Internal, format!("block {}: {error}", shard.block)))
 }
 
 /// Makes every block of this rank: takes it from an earlier run or computes it.
 ///
 /// # Errors
 /// Local to this rank: the caller has to end the job.
-pub fn featurize(job: &Job, executor: &mut dyn Executor) -> Result<Featurized, Failure> {
+pub fn featurize<'a>(job: &'a Job<'a>, executor: &mut dyn Executor) -> Result<Featurized, Failure> {
     let started = Instant::now();
     let mut progress = Progress::start(job.comm, job.listing.slices.images(), job.settings.log);
     let mut finished: BTreeMap<usize, Block> = BTreeMap::new();
     for block in job.listing.blocks.clone() {
         if let Some(shard) = resume::finished(job, block)? {
             let images = shard.outcomes.len() as u64;
-            let block = Block::of(&shard, true);
+            let block = Block::of(&shard, |_| true);
             progress.add(Done {
                 images,
                 resumed: images,
                 bad: block.failed.len() as u64,
             });
             finished.insert(block.block, block);
+        } else {
+            earlier::set_aside(job, &job.folder.shard(block))?;
         }
     }
+    if job.comm.rank() == 0 {
+        for path in stale_shards(job.folder, job.listing.slices.blocks())? {
+            earlier::set_aside(job, &path)?;
+            local::remove(&path)?;
+        }
+    }
+    // What one rank sets aside may hold images of another.
+    job.phases.time(Phase::Wait, || job.comm.barrier());
     let todo: Vec<usize> = job
         .listing
         .blocks
@@ -164,6 +183,8 @@ pub fn featurize(job: &Job, executor: &mut dyn Executor) -> Result<Featurized, F
         progress.finish();
         job.comm.barrier();
     });
+    // Every block has its shard now. Hosts need not share the folder, so every rank clears it.
+    earlier::clear(job)?;
     Ok(Featurized {
         blocks: finished.into_values().collect(),
         seconds,
@@ -172,53 +193,111 @@ pub fn featurize(job: &Job, executor: &mut dyn Executor) -> Result<Featurized, F
 
 /// Computes blocks, with the loaders running ahead. Batches run across the borders of blocks, which
 /// may be as small as one image; a shard is written as soon as the last image of its block is done.
-fn compute(
-    job: &Job,
+fn compute<'a>(
+    job: &'a Job<'a>,
     executor: &mut dyn Executor,
     todo: &[usize],
-    progress: &mut Progress,
+    progress: &mut Progress<'a>,
     finished: &mut BTreeMap<usize, Block>,
 ) -> Result<(), Failure> {
     let images: Vec<&Entry> = todo
         .iter()
         .flat_map(|&block| job.listing.entries_of(block))
         .collect();
+    let earlier = Earlier::find(job, &images)?;
+    let (new, positions): (Vec<&Entry>, Vec<usize>) = images
+        .iter()
+        .enumerate()
+        .filter(|(position, _)| !earlier.has(*position))
+        .map(|(position, entry)| (*entry, position))
+        .unzip();
     // Every thread has an image, and none waits long for the last one of a batch.
     let batch_size = BATCH.max(4 * job.threads);
     let width = executor.width();
+    let mut filling = Filling {
+        job,
+        earlier,
+        width,
+        todo: todo.iter(),
+        open: None,
+        position: 0,
+        progress,
+        finished,
+    };
     std::thread::scope(|scope| {
-        let mut loader = Loader::start(scope, job, &images, batch_size);
-        let mut blocks = todo.iter().map(|&block| OpenBlock::new(job, width, block));
-        let mut open = blocks.next();
-        for batch in images.chunks(batch_size) {
+        let mut loader = Loader::start(scope, job, &new, batch_size);
+        for (batch, positions) in new.chunks(batch_size).zip(positions.chunks(batch_size)) {
             let loaded = batch
                 .iter()
                 .map(|_| loader.next())
                 .collect::<Result<Vec<_>, _>>()?;
             let features = batch_features(job, executor, batch, &loaded)?;
             let mut features = features.chunks_exact(width);
-            let mut done = Done {
-                images: batch.len() as u64,
-                ..Done::default()
-            };
-            for Loaded { outcome, pixels } in loaded {
-                done.bad += u64::from(outcome.status == Status::Failed);
+            for (Loaded { outcome, pixels }, &position) in loaded.into_iter().zip(positions) {
+                filling.take_earlier(position)?;
                 let row = pixels.and_then(|_| features.next());
-                let Some(block) = open.as_mut() else {
-                    return Err(Failure::new(Kind::Internal, "more images than blocks hold"));
-                };
-                block.add(job, outcome, row);
-                if block.is_full()
-                    && let Some(full) = std::mem::replace(&mut open, blocks.next())
-                {
-                    write_shard(job, &full.shard)?;
-                    finished.insert(full.shard.block, Block::of(&full.shard, false));
-                }
+                filling.add(outcome, row, false)?;
             }
-            progress.add(done);
+        }
+        filling.take_earlier(images.len())
+    })
+}
+
+/// The blocks that are to be made, filled image by image in order.
+struct Filling<'a, 'b> {
+    job: &'a Job<'a>,
+    earlier: Earlier,
+    width: usize,
+    /// Those that are not begun.
+    todo: std::slice::Iter<'b, usize>,
+    /// The one that is being filled.
+    open: Option<OpenBlock<'a>>,
+    /// How many images were added.
+    position: usize,
+    progress: &'b mut Progress<'a>,
+    finished: &'b mut BTreeMap<usize, Block>,
+}
+
+impl Filling<'_, '_> {
+    /// Adds the images of an earlier run that come before this position.
+    fn take_earlier(&mut self, position: usize) -> Result<(), Failure> {
+        let mut earlier = std::mem::take(&mut self.earlier);
+        while self.position < position {
+            let (outcome, features) = earlier.take(self.position)?;
+            self.add(outcome, features, true)?;
+        }
+        self.earlier = earlier;
+        Ok(())
+    }
+
+    /// Adds the next image, and writes its block where that is full now.
+    fn add(
+        &mut self,
+        outcome: Outcome,
+        features: Option<&[f32]>,
+        resumed: bool,
+    ) -> Result<(), Failure> {
+        self.position += 1;
+        self.progress.add(Done {
+            images: 1,
+            resumed: u64::from(resumed),
+            bad: u64::from(outcome.status == Status::Failed),
+        });
+        let (job, width) = (self.job, self.width);
+        let next = || Some(OpenBlock::new(job, width, *self.todo.next()?));
+        let Some(mut block) = self.open.take().or_else(next) else {
+            return Err(Failure::new(Kind::Internal, "more images than blocks hold"));
+        };
+        block.add(job, outcome, features, resumed);
+        if block.is_full() {
+            write_shard(job, &block.shard)?;
+            let done = Block::of(&block.shard, |image| block.resumed[image]);
+            self.finished.insert(done.block, done);
+        } else {
+            self.open = Some(block);
         }
         Ok(())
-    })
+    }
 }
 
 /// A block that is being filled.
@@ -226,6 +305,8 @@ struct OpenBlock<'a> {
     entries: &'a [Entry],
     first_index: usize,
     shard: Shard,
+    /// Whether an earlier run had finished the image, by image.
+    resumed: Vec<bool>,
 }
 
 impl<'a> OpenBlock<'a> {
@@ -236,20 +317,24 @@ impl<'a> OpenBlock<'a> {
             first_index: job.listing.slices.images_of(block).start,
             shard: Shard {
                 block,
-                fingerprint: fingerprint::of_block(&job.fingerprint, entries),
+                fingerprint: fingerprint::of_block(job.fingerprint(), entries),
                 width,
                 rows: Vec::new(),
                 features: Vec::new(),
-                outcomes: Vec::with_capacity(entries.len()),
+                outcomes: Vec::new(),
+                identities: Vec::new(),
+                provenance: job.provenance.clone(),
             },
+            resumed: Vec::new(),
         }
     }
 
     /// Adds the next image of the block, with its features where it is ok.
-    fn add(&mut self, job: &Job, outcome: Outcome, features: Option<&[f32]>) {
+    fn add(&mut self, job: &Job, outcome: Outcome, features: Option<&[f32]>, resumed: bool) {
         let position = self.shard.outcomes.len();
+        let entry = &self.entries[position];
         if let Some(features) = features {
-            let path = self.entries[position].key.clone();
+            let path = entry.key.clone();
             self.shard.rows.push(ShardRow {
                 index: (self.first_index + position) as u64,
                 label: job.settings.label.label(&path),
@@ -257,7 +342,9 @@ impl<'a> OpenBlock<'a> {
             });
             self.shard.features.extend_from_slice(features);
         }
+        self.shard.identities.push(fingerprint::of_image(entry));
         self.shard.outcomes.push(outcome);
+        self.resumed.push(resumed);
     }
 
     fn is_full(&self) -> bool {

@@ -5,13 +5,34 @@ use super::settings::Settings;
 use crate::dataset::list::Entry;
 use crate::dataset::outcome::hex;
 use crate::model::executor::Executor;
+use crate::output::shard::Provenance;
 use sha2::{Digest, Sha256};
 
 /// Raised when p8 computes other features from the same settings.
 const FEATURES_VERSION: u32 = 1;
 
+/// Everything but the images that decides the features, by name; `fingerprint` covers all of it and
+/// the arithmetic of this machine as well. The names are those of the options.
+pub fn provenance(settings: &Settings, network: &Network, executor: &dyn Executor) -> Provenance {
+    [
+        ("fingerprint", of_features(settings, network, executor)),
+        ("weights", network.id.clone()),
+        ("weights_sha256", network.sha256.clone()),
+        ("pretrained", network.pretrained.to_string()),
+        ("topology", network.topology.as_str().into()),
+        ("preprocess", network.preprocess.as_str().into()),
+        ("exif", settings.exif.as_str().into()),
+        ("layer", settings.layer.as_str().into()),
+        ("pool", settings.pool.as_str().into()),
+        ("precision", "f32".into()),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_string(), value))
+    .collect()
+}
+
 /// Fingerprint of everything but the images that decides the features: 64 hexadecimal digits.
-pub fn of_features(settings: &Settings, network: &Network, executor: &dyn Executor) -> String {
+fn of_features(settings: &Settings, network: &Network, executor: &dyn Executor) -> String {
     digest(&[
         &format!("p8 features {FEATURES_VERSION}"),
         &network.sha256,
@@ -25,12 +46,22 @@ pub fn of_features(settings: &Settings, network: &Network, executor: &dyn Execut
     ])
 }
 
+/// What tells whether a file is still the one that was featurized: name, size and time, as 32
+/// hexadecimal digits.
+pub fn of_image(entry: &Entry) -> String {
+    let mut digits = digest(&[&format!(
+        "{} {} {:?}",
+        entry.bytes,
+        entry.modified,
+        entry.path()
+    )]);
+    digits.truncate(32);
+    digits
+}
+
 /// Fingerprint of one block: that of the features, and name, size and time of every file in it.
 pub fn of_block(features: &str, entries: &[Entry]) -> String {
-    let files: Vec<String> = entries
-        .iter()
-        .map(|entry| format!("{} {} {:?}", entry.bytes, entry.modified, entry.path()))
-        .collect();
+    let files: Vec<String> = entries.iter().map(of_image).collect();
     let parts: Vec<&str> = std::iter::once(features)
         .chain(files.iter().map(String::as_str))
         .collect();

@@ -1,13 +1,18 @@
-//! The story of a run: list, slice, featurize, fit, project, publish.
+//! The story of a run: list, slice, featurize, fit, project, publish. `p8 pca` begins at the fit
+//! (`stored`), `p8 transform` has its model already.
 //!
 //! An `Err` that leaves [`run`] is one that all ranks agreed on. What fails on one rank inside a
 //! stage ends the job from there ([`Comm::or_end`]), or the others would wait for ever.
 
 mod announce;
+mod blocks;
+mod context;
 pub mod doctor;
 mod dry_run;
+mod earlier;
 mod featurize;
 mod fingerprint;
+mod fitted_model;
 mod listing;
 mod load;
 mod network;
@@ -17,78 +22,101 @@ mod project;
 mod publish;
 mod resume;
 pub mod settings;
+pub mod stored;
 mod tally;
+pub mod transform;
 
 use crate::comm::Comm;
-use crate::comm::hosts::Place;
 use crate::error::Failure;
-use crate::linalg;
-use crate::pca;
-use crate::timing::{Phase, Phases};
+use crate::kernels::Isa;
+use crate::output::metrics::Task;
+use crate::timing::Phase;
+use blocks::Blocks;
+use context::Context;
+use featurize::Job;
+use listing::Listing;
+use network::Network;
+use output_folder::Folder;
+use publish::{Counts, Finished, Origin};
 use settings::Settings;
-use std::time::SystemTime;
 
 /// Runs the pipeline on this rank together with all others.
 ///
 /// # Errors
 /// The same failure on every rank; its kind decides the exit code.
 pub fn run(settings: &Settings, comm: &Comm) -> Result<(), Failure> {
-    let started = SystemTime::now();
-    let phases = Phases::new();
-    linalg::init();
-    let place = Place::find(comm);
-    let threads = settings.threads.unwrap_or(place.default_threads());
-    announce::start(comm, &place, threads);
+    let context = Context::start(settings, comm);
     let isa = network::instruction_set(settings, comm)?;
-
-    let listing = phases.time(Phase::List, || listing::list(settings, comm))?;
-    let folder = output_folder::prepare(settings, comm)?;
+    let listing = context
+        .phases
+        .time(Phase::List, || listing::list(settings, comm))?;
+    let folder = output_folder::prepare(settings, comm, true)?;
     if settings.dry_run {
-        return dry_run::dry_run(settings, comm, &listing, threads, isa);
+        return dry_run::dry_run(settings, comm, &listing, context.threads, isa);
     }
-    let network = phases.time(Phase::Weights, || network::load(settings, comm))?;
-    let mut executor = comm.agree(network.executor(settings, threads, isa))?;
-    announce::network(&network, executor.as_ref());
-    let unlike_hosts = announce::unlike_hosts(comm, executor.as_ref());
+    let network = context
+        .phases
+        .time(Phase::Weights, || network::load(settings, comm))?;
+    let images = featurize(&context, &folder, &listing, &network, isa)?;
+    let model = blocks::fit(&context, &images.blocks);
+    publish::publish(&Finished {
+        task: Task::Run,
+        context: &context,
+        folder: &folder,
+        blocks: &images.blocks,
+        model: &model,
+        origin: &images.origin,
+        counts: images.counts,
+        unlike_hosts: images.unlike_hosts,
+    })
+}
 
-    let job = featurize::Job {
+/// Images that went through the network.
+struct Featurized<'a> {
+    blocks: Blocks<'a>,
+    origin: Origin,
+    counts: Counts,
+    /// A sentence where the ranks' processors differ.
+    unlike_hosts: Option<String>,
+}
+
+/// Pushes the listed images through the network, or takes what an earlier run has left of them.
+fn featurize<'a>(
+    context: &'a Context,
+    folder: &'a Folder,
+    listing: &'a Listing,
+    network: &Network,
+    isa: Isa,
+) -> Result<Featurized<'a>, Failure> {
+    let (settings, comm) = (context.settings, context.comm);
+    let mut executor = comm.agree(network.executor(settings, context.threads, isa))?;
+    announce::network(network, executor.as_ref());
+    let unlike_hosts = announce::unlike_hosts(comm, executor.as_ref());
+    let job = Job {
         settings,
         comm,
-        folder: &folder,
-        listing: &listing,
-        fingerprint: fingerprint::of_features(settings, &network, executor.as_ref()),
+        folder,
+        listing,
+        provenance: fingerprint::provenance(settings, network, executor.as_ref()),
         preprocess: network.preprocess,
-        threads,
-        phases: &phases,
+        threads: context.threads,
+        phases: &context.phases,
     };
     let featurized = comm.or_end(featurize::featurize(&job, executor.as_mut()));
     let tally = tally::tally(&job, &featurized)?;
-    drop(featurized);
-
-    let rows_per_block = tally.rows_per_block.clone();
-    let owners = listing.slices.owners();
-    let rows = pca::Rows {
-        rows_per_block: &rows_per_block,
-        owner_of_block: &owners,
-        width: executor.width(),
-    };
-    announce::memory(&rows, &settings.pca, comm.size(), threads);
-    let model = phases.time(Phase::Fit, || {
-        comm.or_end(
-            pca::fit(comm, &rows, &mut |block| job.rows_of(block), &settings.pca)
-                .map_err(Failure::from),
-        )
-    });
-    announce::model(&model);
-
-    publish::publish(&publish::Finished {
-        job: &job,
-        tally: &tally,
-        network: &network,
-        executor: executor.as_ref(),
-        model: &model,
-        place: &place,
+    Ok(Featurized {
+        origin: Origin {
+            provenance: job.provenance.clone(),
+            weights: Some(network.weights()),
+            executor: executor.describe(),
+        },
+        counts: tally.counts(),
         unlike_hosts,
-        started,
+        blocks: Blocks {
+            rows_per_block: tally.rows_per_block,
+            owner_of_block: listing.slices.owners(),
+            width: executor.width(),
+            read: Box::new(move |block| job.block(block)),
+        },
     })
 }

@@ -14,6 +14,8 @@ use crate::model::weights::{
     three_ways,
 };
 use crate::model::{Tensors, Topology};
+use crate::output::metrics::Weights;
+use crate::output::shard::Provenance;
 use serde::{Deserialize, Serialize};
 use std::io::IsTerminal;
 use tracing::warn;
@@ -192,6 +194,31 @@ fn untrained(settings: &Settings, seed: u64, reason: Option<&str>) -> Network {
 }
 
 impl Network {
+    /// What the results say about the weights.
+    pub fn weights(&self) -> Weights {
+        Weights {
+            id: self.id.clone(),
+            sha256: self.sha256.clone(),
+            pretrained: self.pretrained,
+            note: self.note.clone().unwrap_or_default(),
+        }
+    }
+
+    /// The same of features that were stored; `None` where their weights are not known.
+    pub fn weights_of(provenance: &Provenance) -> Option<Weights> {
+        let pretrained = provenance.get("pretrained")? == "true";
+        Some(Weights {
+            id: provenance.get("weights")?.clone(),
+            sha256: provenance.get("weights_sha256")?.clone(),
+            pretrained,
+            note: if pretrained {
+                String::new()
+            } else {
+                NOT_PRETRAINED.to_string()
+            },
+        })
+    }
+
     /// One line for the log.
     pub fn describe(&self) -> String {
         format!(

@@ -20,7 +20,10 @@ pub const RESULTS: [&str; 6] = [
 ];
 
 /// The options that decide what a result is; with all others it is the same result.
-const RESULT_SETTINGS: [&str; 16] = [
+const RESULT_SETTINGS: [&str; 19] = [
+    "model",
+    "features",
+    "column",
     "input",
     "glob",
     "label",
@@ -65,18 +68,24 @@ impl Folder {
         self.features().join(format!("block-{block:06}.parquet"))
     }
 
+    /// The folder of shards whose images lie in other blocks now. Hidden, so that nobody takes them
+    /// for the features of a run.
+    pub fn set_aside(&self) -> PathBuf {
+        self.features().join(".earlier")
+    }
+
     /// The folder itself.
     pub fn root(&self) -> &Path {
         &self.root
     }
 }
 
-/// Makes the folder on every rank (hosts need not share it), finds out that it can be written, and
-/// refuses one that holds a result of other settings.
+/// Makes the folder on every rank (hosts need not share it), `with_shards` also the one of the
+/// feature shards, finds out that it can be written, and refuses one that holds a result of other settings.
 ///
 /// # Errors
 /// On all ranks.
-pub fn prepare(settings: &Settings, comm: &Comm) -> Result<Folder, Failure> {
+pub fn prepare(settings: &Settings, comm: &Comm, with_shards: bool) -> Result<Folder, Failure> {
     let folder = Folder {
         root: settings.output.clone(),
     };
@@ -95,7 +104,7 @@ pub fn prepare(settings: &Settings, comm: &Comm) -> Result<Folder, Failure> {
     }
     let made = [folder.root().to_path_buf(), folder.features()].map(|path| !path.exists());
     comm.barrier();
-    comm.agree(make(&folder))?;
+    comm.agree(make(&folder, with_shards))?;
     if settings.dry_run {
         comm.barrier();
         if comm.rank() == 0 {
@@ -123,10 +132,13 @@ fn remove_made(folder: &Folder, [root, features]: [bool; 2]) {
     }
 }
 
-fn make(folder: &Folder) -> Result<(), Failure> {
-    local::create_folder(&folder.features())?;
+fn make(folder: &Folder, with_shards: bool) -> Result<(), Failure> {
+    local::create_folder(folder.root())?;
     // Written and dropped: it leaves nothing behind.
-    WholeFile::create(&folder.features().join("write-test"))?.finish()?;
+    if with_shards {
+        local::create_folder(&folder.features())?;
+        WholeFile::create(&folder.features().join("write-test"))?.finish()?;
+    }
     WholeFile::create(&folder.result("write-test"))?.finish()?;
     Ok(())
 }
@@ -152,26 +164,35 @@ fn refuse_other_result(settings: &Settings, folder: &Folder) -> Result<(), Failu
     }
 }
 
-/// Begins to replace the results: notes whose they will be, and takes `metrics.json` away, without
-/// which the other files are no result. A run that is stopped from here on leaves no old measurements
+/// Begins to replace the results with those of these names: notes whose they will be, and takes
+/// `metrics.json` away, without which the other files are no result. A run that is stopped from here on leaves no old measurements
 /// beside new scores.
 ///
 /// # Errors
 /// When the folder cannot be written.
-pub fn begin_replacing(settings: &Settings, folder: &Folder) -> Result<(), Failure> {
+pub fn begin_replacing(
+    settings: &Settings,
+    folder: &Folder,
+    results: &[&str],
+) -> Result<(), Failure> {
     let noted = serde_json::to_vec_pretty(&result_settings(settings)).map_err(|error| {
         Failure::new(Kind::Internal, format!("cannot note the settings: {error}"))
     })?;
     local::write_whole(&folder.result(SETTINGS), &noted)?;
     local::remove(&folder.result("metrics.json"))?;
+    // What this task does not write would be another result's.
+    for name in RESULTS.iter().filter(|name| !results.contains(name)) {
+        local::remove(&folder.result(name))?;
+    }
     Ok(())
 }
 
-/// Removes shards beyond the last block, which an earlier run over more images left.
+/// The shards beyond the last block, which an earlier run over more images left.
 ///
 /// # Errors
-/// When the folder cannot be read or written.
-pub fn remove_stale_shards(folder: &Folder, blocks: usize) -> Result<(), Failure> {
+/// When the folder cannot be read.
+pub fn stale_shards(folder: &Folder, blocks: usize) -> Result<Vec<PathBuf>, Failure> {
+    let mut stale = Vec::new();
     for path in local::files(&folder.features())? {
         let number = path
             .file_name()
@@ -182,10 +203,10 @@ pub fn remove_stale_shards(folder: &Folder, blocks: usize) -> Result<(), Failure
             })
             .and_then(|number| number.parse::<usize>().ok());
         if number.is_some_and(|number| number >= blocks) {
-            local::remove(&path)?;
+            stale.push(path);
         }
     }
-    Ok(())
+    Ok(stale)
 }
 
 /// The settings that decide what a result is, by option.

@@ -1,6 +1,8 @@
 //! Scores of every image, block by block to rank 0.
 
-use super::featurize::{Job, rows_of};
+use super::blocks::Blocks;
+use super::context::Context;
+use crate::comm::Comm;
 use crate::dataset::outcome::Outcome;
 use crate::error::{Failure, Kind};
 use crate::output::shard::ShardRow;
@@ -10,6 +12,7 @@ use crate::timing::Phase;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
+use std::path::Path;
 
 /// What rank 0 writes for one block.
 pub struct ScoredBlock {
@@ -30,20 +33,28 @@ pub struct Spill {
     blocks: usize,
 }
 
-/// Projects the blocks of this rank; also returns what the certificate needs of each.
+/// Projects the blocks of this rank; also returns what the certificate needs of each. The temporary
+/// file is made in `folder`.
 ///
 /// # Errors
 /// Local to this rank: the caller has to end the job.
-pub fn project(job: &Job, model: &Model) -> Result<(Spill, Vec<CertificatePart>), Failure> {
-    let mut writer = BufWriter::new(local::scratch(&job.folder.features())?);
+pub fn project(
+    context: &Context,
+    blocks: &Blocks,
+    model: &Model,
+    folder: &Path,
+) -> Result<(Spill, Vec<CertificatePart>), Failure> {
+    let mut writer = BufWriter::new(local::scratch(folder)?);
     let mut parts = Vec::new();
-    for block in job.listing.blocks.clone() {
-        let shard = job.shard_of(block)?;
-        let _projecting = job.phases.start(Phase::Project);
-        let projected = pca::project_block(model, &rows_of(&shard)?);
+    for number in blocks.of_rank(context.comm.rank()) {
+        let block = (blocks.read)(number)?;
+        let _projecting = context.phases.start(Phase::Project);
+        // The fit has looked at every number; a model that was fitted before has not seen these.
+        pca::check_finite(number, &block.features).map_err(|error| blocks.failure(error))?;
+        let projected = pca::project_block(model, &block.features);
         let scored = ScoredBlock {
-            rows: shard.rows,
-            outcomes: shard.outcomes,
+            rows: block.rows,
+            outcomes: block.outcomes,
             scores: projected.scores.iter().copied().collect(),
             reconstruction_error: projected.reconstruction_error,
         };
@@ -67,7 +78,8 @@ pub fn project(job: &Job, model: &Model) -> Result<(Spill, Vec<CertificatePart>)
 /// # Errors
 /// Local to this rank: the caller has to end the job.
 pub fn collect(
-    job: &Job,
+    comm: &Comm,
+    blocks: &Blocks,
     mine: Spill,
     mut write: impl FnMut(ScoredBlock) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
@@ -77,16 +89,16 @@ pub fn collect(
         reader.read_exact(&mut length).map_err(unspillable)?;
         let mut bytes = vec![0; u64::from_le_bytes(length) as usize];
         reader.read_exact(&mut bytes).map_err(unspillable)?;
-        if job.comm.rank() > 0 {
-            job.comm.send_bytes(&bytes, 0);
+        if comm.rank() > 0 {
+            comm.send_bytes(&bytes, 0);
         } else {
             write(from_bytes(&bytes)?)?;
         }
     }
-    if job.comm.rank() == 0 {
-        for rank in 1..job.comm.size() {
-            for _ in job.listing.slices.blocks_of(rank) {
-                write(from_bytes(&job.comm.receive_bytes(rank))?)?;
+    if comm.rank() == 0 {
+        for rank in 1..comm.size() {
+            for _ in blocks.of_rank(rank) {
+                write(from_bytes(&comm.receive_bytes(rank))?)?;
             }
         }
     }

@@ -1,47 +1,68 @@
 //! The results: scores of every image, the model, the report and the measurements, published last
 //! and whole.
 
-use super::announce::{self, count};
-use super::featurize::Job;
-use super::network::Network;
-use super::output_folder::{RESULTS, begin_replacing, remove_stale_shards};
+use super::announce;
+use super::blocks::Blocks;
+use super::context::Context;
+use super::fitted_model;
+use super::output_folder::{Folder, begin_replacing};
 use super::project::{Spill, collect, project};
-use super::tally::Tally;
-use crate::comm::hosts::Place;
 use crate::dataset::outcome::{Outcome, Status};
 use crate::error::Failure;
 use crate::linalg;
-use crate::model::executor::Executor;
-use crate::output::metrics::{Environment, Metrics, ModelSummary, Setting, Weights, rfc3339};
-use crate::output::model_file::ModelFile;
+use crate::output::metrics::{
+    Environment, Images, Metrics, ModelSummary, Setting, Task, Weights, rfc3339,
+};
 use crate::output::outcomes::OutcomesParquet;
 use crate::output::report::{MAX_FAILURES, Report, Scatter};
 use crate::output::scores::{ScoreBlock, ScoresCsv, ScoresParquet};
+use crate::output::shard::Provenance;
 use crate::pca::{self, Certificate, Model};
 use crate::store::local::{FinishedFile, WholeFile};
 use crate::timing::{Phase, summarize};
 use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime};
-use tracing::info;
 
 /// Everything that the results are made from.
 pub struct Finished<'a> {
-    /// The finished blocks and where they are.
-    pub job: &'a Job<'a>,
-    /// Counts over all ranks.
-    pub tally: &'a Tally,
-    /// The weights.
-    pub network: &'a Network,
-    /// What computed the features.
-    pub executor: &'a dyn Executor,
+    /// Which results there are.
+    pub task: Task,
+    /// Ranks, threads, clocks.
+    pub context: &'a Context<'a>,
+    /// Where the results go.
+    pub folder: &'a Folder,
+    /// The features.
+    pub blocks: &'a Blocks<'a>,
     /// The fitted model.
     pub model: &'a Model,
-    /// Where this rank runs.
-    pub place: &'a Place,
+    /// Where the features come from.
+    pub origin: &'a Origin,
+    /// Counts over all ranks.
+    pub counts: Counts,
     /// A sentence where the ranks' processors differ.
     pub unlike_hosts: Option<String>,
-    /// When the run began.
-    pub started: SystemTime,
+}
+
+/// Where features come from.
+pub struct Origin {
+    /// What decides them; empty where that is not known.
+    pub provenance: Provenance,
+    /// The weights, where they are known.
+    pub weights: Option<Weights>,
+    /// What computed them.
+    pub executor: String,
+}
+
+/// What a task went through.
+pub struct Counts {
+    /// Images by outcome.
+    pub images: Images,
+    /// Rate from the first read to the last feature; `None` where nothing was computed.
+    pub images_per_second: Option<f64>,
+    /// Bytes of image files that were read.
+    pub bytes_read: u64,
+    /// Whether images were listed, so that each of them has an outcome and a place in a shard.
+    pub lists_images: bool,
 }
 
 /// Projects on all ranks, checks the model, and writes the results on rank 0.
@@ -49,30 +70,28 @@ pub struct Finished<'a> {
 /// # Errors
 /// On all ranks, when the certificate fails (nothing is published then) or a file cannot be written.
 pub fn publish(run: &Finished) -> Result<(), Failure> {
-    let comm = run.job.comm;
-    let (spill, parts) = comm.or_end(project(run.job, run.model));
-    let certificate = check(run, parts)?;
+    let comm = run.context.comm;
+    let projected = project(run.context, run.blocks, run.model, run.folder.root());
+    let (spill, parts) = comm.or_end(projected);
+    let certificate = match run.task {
+        Task::Run | Task::Pca => check(run, parts)?,
+        Task::Transform => None,
+    };
     let ranks = Ranks::gather(run);
-    comm.agree(match (ranks, certificate) {
-        (Some(ranks), Some(certificate)) => write_results(run, spill, &certificate, ranks),
+    comm.agree(match ranks {
+        Some(ranks) => write_results(run, spill, certificate, ranks),
         // The others only hand over their blocks.
-        _ => collect(run.job, spill, |_| Ok(())),
+        None => collect(comm, run.blocks, spill, |_| Ok(())),
     })?;
     if comm.rank() == 0 {
-        let folder = run.job.folder.root().display();
-        info!("results   {folder}/report.html: look at this first");
-        info!(
-            "          {folder}/scores.csv, scores.parquet: {} with their scores",
-            count(run.tally.images.ok as usize, "image")
-        );
-        info!("          {folder}/outcomes.parquet, model.safetensors, metrics.json, features/");
+        announce::results_of(run);
     }
     Ok(())
 }
 
 /// The certificate, on rank 0; all ranks fail where it does.
 fn check(run: &Finished, parts: Vec<pca::CertificatePart>) -> Result<Option<Certificate>, Failure> {
-    let comm = run.job.comm;
+    let comm = run.context.comm;
     let certificate =
         pca::gather_parts(comm, parts, run.model.k()).map(|parts| pca::certify(run.model, &parts));
     comm.agree(match &certificate {
@@ -92,11 +111,11 @@ struct Ranks {
 impl Ranks {
     /// Collects it on rank 0; `None` elsewhere.
     fn gather(run: &Finished) -> Option<Ranks> {
-        let comm = run.job.comm;
-        let phases = comm.all_gather_f64(&run.job.phases.to_vec());
-        let threads = comm.all_gather_u64(&[run.job.threads as u64]).concat();
+        let comm = run.context.comm;
+        let phases = comm.all_gather_f64(&run.context.phases.to_vec());
+        let threads = comm.all_gather_u64(&[run.context.threads as u64]).concat();
         let mut hosts: Vec<String> = comm
-            .gather_bytes(run.place.host.as_bytes())?
+            .gather_bytes(run.context.place.host.as_bytes())?
             .iter()
             .map(|host| String::from_utf8_lossy(host).into_owned())
             .collect();
@@ -110,23 +129,43 @@ impl Ranks {
     }
 }
 
-/// Writes every file aside, then gives them their names in the order of [`RESULTS`].
+/// The results of a task, in the order in which they are published; the last one says that all
+/// others are there.
+pub fn results(task: Task, lists_images: bool) -> Vec<&'static str> {
+    let fits = task != Task::Transform;
+    [
+        ("outcomes.parquet", lists_images),
+        ("scores.parquet", true),
+        ("scores.csv", true),
+        ("model.safetensors", fits),
+        ("report.html", fits),
+        ("metrics.json", true),
+    ]
+    .into_iter()
+    .filter_map(|(name, is_written)| is_written.then_some(name))
+    .collect()
+}
+
+/// Writes every file aside, then gives them their names in the order of [`results`].
 fn write_results(
     run: &Finished,
     spill: Spill,
-    certificate: &Certificate,
+    certificate: Option<Certificate>,
     mut ranks: Ranks,
 ) -> Result<(), Failure> {
     let began = Instant::now();
-    let create = |name: &str| WholeFile::create(&run.job.folder.result(name));
+    let create = |name: &str| WholeFile::create(&run.folder.result(name));
     let k = run.model.k();
-    let mut outcomes = OutcomesParquet::new(create("outcomes.parquet")?)?;
+    let mut outcomes = match run.counts.lists_images {
+        true => Some(OutcomesParquet::new(create("outcomes.parquet")?)?),
+        false => None,
+    };
     let mut parquet = ScoresParquet::new(create("scores.parquet")?, k)?;
     let mut csv = ScoresCsv::new(create("scores.csv")?, k)?;
-    let mut scatter = Scatter::new(run.tally.images.ok);
+    let mut scatter = Scatter::new(run.counts.images.ok);
     let mut failures: Vec<Outcome> = Vec::new();
     let mut position = 0;
-    collect(run.job, spill, |block| {
+    collect(run.context.comm, run.blocks, spill, |block| {
         let scored = ScoreBlock {
             rows: &block.rows,
             pca: &block.scores,
@@ -134,7 +173,9 @@ fn write_results(
         };
         parquet.write(scored)?;
         csv.write(scored)?;
-        outcomes.write(&block.outcomes)?;
+        if let Some(outcomes) = &mut outcomes {
+            outcomes.write(&block.outcomes)?;
+        }
         for (row, scores) in block.rows.iter().zip(block.scores.chunks(k.max(1))) {
             scatter.offer(position, row, scores);
             position += 1;
@@ -146,96 +187,64 @@ fn write_results(
         failures.extend(bad.take(MAX_FAILURES.saturating_sub(failures.len())));
         Ok(())
     })?;
-    let outcomes = outcomes.finish()?.finish()?;
-    let parquet = parquet.finish()?.finish()?;
-    let csv = csv.finish()?.finish()?;
-
-    let mut model = create("model.safetensors")?;
-    model_file(run).write_to(&mut model)?;
-    let model = model.finish()?;
+    let mut finished: Vec<FinishedFile> = Vec::new();
+    if let Some(outcomes) = outcomes {
+        finished.push(outcomes.finish()?.finish()?);
+    }
+    finished.push(parquet.finish()?.finish()?);
+    finished.push(csv.finish()?.finish()?);
+    if run.task != Task::Transform {
+        let mut model = create("model.safetensors")?;
+        fitted_model::to_file(run.model, &run.origin.provenance).write_to(&mut model)?;
+        finished.push(model.finish()?);
+    }
 
     // What is left to write after this cannot count itself.
     ranks.phases[0][Phase::Publish as usize] += began.elapsed().as_secs_f64();
-    let metrics = metrics(run, certificate, &ranks);
+    let metrics = metrics(run, certificate.as_ref(), &ranks);
     announce::phases(&metrics.phases);
-    let mut report = create("report.html")?;
-    Report {
-        metrics: &metrics,
-        scatter: &scatter,
-        failures: &failures,
+    if run.task != Task::Transform {
+        let mut report = create("report.html")?;
+        Report {
+            metrics: &metrics,
+            scatter: &scatter,
+            failures: &failures,
+        }
+        .write_to(&mut report)?;
+        finished.push(report.finish()?);
     }
-    .write_to(&mut report)?;
-    let report = report.finish()?;
     let mut numbers = create("metrics.json")?;
     metrics.write_to(&mut numbers)?;
-    let numbers = numbers.finish()?;
+    finished.push(numbers.finish()?);
 
-    let folder = run.job.folder;
-    remove_stale_shards(folder, run.job.listing.slices.blocks())?;
-    begin_replacing(run.job.settings, folder)?;
-    let finished: [FinishedFile; RESULTS.len()] = [outcomes, parquet, csv, model, report, numbers];
+    begin_replacing(
+        run.context.settings,
+        run.folder,
+        &results(run.task, run.counts.lists_images),
+    )?;
     for file in finished {
         file.publish()?;
     }
     Ok(())
 }
 
-fn model_file(run: &Finished) -> ModelFile {
-    let settings = run.job.settings;
-    let model = run.model;
-    let metadata = [
-        ("fingerprint", run.job.fingerprint.clone()),
-        ("weights", run.network.id.clone()),
-        ("weights_sha256", run.network.sha256.clone()),
-        ("pretrained", run.network.pretrained.to_string()),
-        ("topology", run.network.topology.as_str().into()),
-        ("preprocess", run.network.preprocess.as_str().into()),
-        ("exif", settings.exif.as_str().into()),
-        ("layer", settings.layer.as_str().into()),
-        ("pool", settings.pool.as_str().into()),
-        ("precision", "f32".into()),
-        ("standardize", model.standardized.to_string()),
-        ("whiten", model.whiten.to_string()),
-        ("solver", model.solver.as_str().into()),
-        ("n", model.n.to_string()),
-        ("total_variance", format!("{:?}", model.total_variance)),
-        ("p8_version", env!("CARGO_PKG_VERSION").into()),
-    ];
-    ModelFile {
-        metadata: metadata
-            .into_iter()
-            .map(|(key, value): (&str, String)| (key.to_string(), value))
-            .collect(),
-        mean: model.mean.clone(),
-        scale: model.scale.clone(),
-        components: model.components.iter().copied().collect(),
-        singular_values: model.singular_values.clone(),
-        explained_variance: model.explained_variance.clone(),
-        explained_variance_ratio: model.explained_variance_ratio.clone(),
-    }
-}
-
-fn metrics(run: &Finished, certificate: &Certificate, ranks: &Ranks) -> Metrics {
+fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> Metrics {
     let finished = SystemTime::now();
     let phases: BTreeMap<Phase, _> = summarize(&ranks.phases).into_iter().collect();
     let model = run.model;
     Metrics {
-        started: rfc3339(run.started),
+        task: run.task,
+        started: rfc3339(run.context.started),
         finished: rfc3339(finished),
         elapsed_seconds: finished
-            .duration_since(run.started)
+            .duration_since(run.context.started)
             .unwrap_or_default()
             .as_secs_f64(),
-        images: run.tally.images,
-        images_per_second: run.tally.images_per_second(),
-        bytes_read: run.tally.bytes_read,
+        images: run.counts.images,
+        images_per_second: run.counts.images_per_second,
+        bytes_read: run.counts.bytes_read,
         phases,
-        weights: Weights {
-            id: run.network.id.clone(),
-            sha256: run.network.sha256.clone(),
-            pretrained: run.network.pretrained,
-            note: run.network.note.clone().unwrap_or_default(),
-        },
+        weights: run.origin.weights.clone(),
         model: ModelSummary {
             n: model.n,
             d: model.width(),
@@ -249,17 +258,17 @@ fn metrics(run: &Finished, certificate: &Certificate, ranks: &Ranks) -> Metrics 
         certificate: serde_json::to_value(certificate).unwrap_or_default(),
         environment: Environment {
             p8_version: env!("CARGO_PKG_VERSION").into(),
-            ranks: run.job.comm.size(),
+            ranks: run.context.comm.size(),
             hosts: ranks.hosts.clone(),
             threads_per_rank: ranks.threads.clone(),
-            executor: run.executor.describe(),
+            executor: run.origin.executor.clone(),
             blas: linalg::blas_description(),
-            mpi: run.job.comm.mpi_library(),
+            mpi: run.context.comm.mpi_library(),
             os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             cpu: cpu_name(),
         },
         settings: run
-            .job
+            .context
             .settings
             .listed
             .iter()
@@ -276,10 +285,14 @@ fn metrics(run: &Finished, certificate: &Certificate, ranks: &Ranks) -> Metrics 
 }
 
 fn warnings(run: &Finished) -> Vec<String> {
-    let mut warnings: Vec<String> = run.network.note.iter().cloned().collect();
-    warnings.extend(run.place.binding_warning());
+    let weights = run.origin.weights.iter();
+    let mut warnings: Vec<String> = weights
+        .map(|weights| weights.note.clone())
+        .filter(|note| !note.is_empty())
+        .collect();
+    warnings.extend(run.context.place.binding_warning());
     warnings.extend(run.unlike_hosts.clone());
-    let images = run.tally.images;
+    let images = run.counts.images;
     if images.failed > 0 {
         warnings.push(format!(
             "{} of {} images failed",

@@ -11,8 +11,9 @@ use tracing::{debug, warn};
 /// The shard of a block, if an earlier run wrote it with the same settings for the same files and
 /// it is whole.
 ///
-/// A damaged shard is no failure: the block is computed again, and that is said. Labels are no part of
-/// the fingerprint; where their rule has changed the shard is written anew with the same features.
+/// A damaged shard is no failure: the block is computed again, and that is said. Labels and the name of
+/// the weights are no part of the fingerprint; where they have changed the shard is written anew with
+/// the same features.
 ///
 /// # Errors
 /// When a shard with new labels cannot be written.
@@ -34,7 +35,9 @@ pub fn finished(job: &Job, block: usize) -> Result<Option<Shard>, Failure> {
         }
     };
     let label = |row: &ShardRow| job.settings.label.label(&row.path);
-    if shard.rows.iter().any(|row| row.label != label(row)) {
+    let renamed = shard.provenance != job.provenance;
+    if renamed || shard.rows.iter().any(|row| row.label != label(row)) {
+        shard.provenance = job.provenance.clone();
         for row in &mut shard.rows {
             row.label = label(row);
         }
@@ -48,7 +51,7 @@ pub fn finished(job: &Job, block: usize) -> Result<Option<Shard>, Failure> {
 fn read(job: &Job, block: usize) -> Result<Option<Shard>, Failure> {
     let bytes = Bytes::from(local::read(&job.folder.shard(block))?);
     let header = shard::read_header(&bytes)?;
-    let wanted = fingerprint::of_block(&job.fingerprint, job.listing.entries_of(block));
+    let wanted = fingerprint::of_block(job.fingerprint(), job.listing.entries_of(block));
     if header.block != block || header.fingerprint != wanted {
         return Ok(None);
     }

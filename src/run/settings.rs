@@ -70,6 +70,15 @@ pub struct Settings {
     pub listed: Vec<Setting>,
 }
 
+/// Feature vectors that stand in files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredFeatures {
+    /// Files, or folders with files.
+    pub paths: Vec<PathBuf>,
+    /// The column of a Parquet file; `None`: `features`, or the only one that fits.
+    pub column: Option<String>,
+}
+
 /// One option in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
@@ -77,7 +86,7 @@ pub struct Setting {
     pub name: String,
     /// Its value as it would be typed.
     pub value: String,
-    /// `flag`, `environment`, `file` or `default`.
+    /// `flag`, `environment`, `file`, `default`, or `model` where a fitted model decides.
     pub source: String,
 }
 

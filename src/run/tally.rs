@@ -1,6 +1,7 @@
 //! What became of all images, on all ranks, after the network.
 
 use super::featurize::{Block, Featurized, Job};
+use super::publish::Counts;
 use crate::dataset::outcome::Outcome;
 use crate::error::{Failure, Kind};
 use crate::output::metrics::Images;
@@ -24,8 +25,18 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// What the results say of it.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            images: self.images,
+            images_per_second: self.images_per_second(),
+            bytes_read: self.bytes_read,
+            lists_images: true,
+        }
+    }
+
     /// Rate of this run from the first read to the last feature; `None` where nothing was computed.
-    pub fn images_per_second(&self) -> Option<f64> {
+    fn images_per_second(&self) -> Option<f64> {
         (self.computed > 0 && self.seconds > 0.0).then(|| self.computed as f64 / self.seconds)
     }
 }
@@ -84,12 +95,9 @@ fn count(job: &Job, blocks: &[Block], seconds: f64) -> Tally {
         mine[0] += block.rows as u64;
         mine[1] += block.skipped as u64;
         mine[2] += block.failed.len() as u64;
-        if block.resumed {
-            mine[4] += block.images() as u64;
-        } else {
-            mine[3] += block.bytes;
-            mine[5] += block.rows as u64;
-        }
+        mine[3] += block.bytes;
+        mine[4] += block.resumed as u64;
+        mine[5] += block.computed as u64;
     }
     let mut sum = [0u64; 6];
     for rank in job.comm.all_gather_u64(&mine) {
@@ -108,6 +116,7 @@ fn count(job: &Job, blocks: &[Block], seconds: f64) -> Tally {
             skipped: sum[1],
             failed: sum[2],
             resumed: sum[4],
+            computed: sum[0] + sum[1] + sum[2] - sum[4],
         },
         bytes_read: sum[3],
         computed: sum[5],

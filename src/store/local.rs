@@ -144,6 +144,25 @@ pub fn remove(path: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// Gives a file another name in the same file system, replacing what had it.
+pub fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+    fs::rename(from, to).map_err(|source| StoreError::Write {
+        path: to.to_path_buf(),
+        source,
+    })
+}
+
+/// Removes an empty folder; one that is not there is fine.
+pub fn remove_folder(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(|source| StoreError::Remove {
+            path: path.to_path_buf(),
+            source,
+        }),
+    }
+}
+
 /// The paths in a folder, sorted; none where the folder is not there.
 pub fn files(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let list_error = |source| StoreError::List {

@@ -136,13 +136,13 @@ impl Report<'_> {
 }
 
 fn banner(metrics: &Metrics) -> String {
-    if metrics.weights.pretrained {
-        return String::new();
+    match &metrics.weights {
+        Some(weights) if !weights.pretrained => format!(
+            "<div class=\"banner\" role=\"alert\"><strong>The network was not pretrained.</strong>{}</div>",
+            escape(&weights.note)
+        ),
+        Some(_) | None => String::new(),
     }
-    format!(
-        "<div class=\"banner\" role=\"alert\"><strong>The network was not pretrained.</strong>{}</div>",
-        escape(&metrics.weights.note)
-    )
 }
 
 fn warnings(metrics: &Metrics) -> String {
@@ -273,7 +273,11 @@ fn model(metrics: &Metrics) -> String {
 }
 
 fn weights(metrics: &Metrics) -> String {
-    let weights = &metrics.weights;
+    let Some(weights) = &metrics.weights else {
+        return "<p class=\"caption\">The features came from files that do not say what computed \
+                them.</p>"
+            .to_owned();
+    };
     let mut rows = vec![
         ("weights", escape(&weights.id)),
         (

@@ -1,8 +1,8 @@
 //! Tests of the whole page.
 
 use super::*;
-use crate::output::metrics::Setting;
 use crate::output::metrics::tests::sample;
+use crate::output::metrics::{Setting, Weights};
 use crate::output::shard::ShardRow;
 
 const HOSTILE: &str = "<script>alert(1)</script>\"'&{{css}}";
@@ -99,10 +99,12 @@ fn no_text_from_outside_becomes_markup() {
     let mut metrics = sample();
     metrics.started = HOSTILE.into();
     metrics.finished = HOSTILE.into();
-    metrics.weights.id = HOSTILE.into();
-    metrics.weights.sha256 = HOSTILE.into();
-    metrics.weights.note = HOSTILE.into();
-    metrics.weights.pretrained = false;
+    metrics.weights = Some(Weights {
+        id: HOSTILE.into(),
+        sha256: HOSTILE.into(),
+        note: HOSTILE.into(),
+        pretrained: false,
+    });
     metrics.model.k_reason = HOSTILE.into();
     metrics.model.solver = HOSTILE.into();
     metrics.model.solver_reason = HOSTILE.into();
@@ -147,12 +149,20 @@ fn no_text_from_outside_becomes_markup() {
 #[test]
 fn weights_that_are_not_pretrained_are_announced_first() {
     let mut metrics = sample();
-    metrics.weights.pretrained = false;
-    metrics.weights.note = "seeded:50 stands in for the weights.".into();
+    metrics.weights = Some(Weights {
+        id: "seeded:50".into(),
+        sha256: String::new(),
+        pretrained: false,
+        note: "seeded:50 stands in for the weights.".into(),
+    });
     let html = render(&metrics, &[]);
     let banner = html.find("The network was not pretrained.").unwrap();
     assert!(html.contains("</strong>seeded:50 stands in for the weights.</div>"));
     assert!(banner < html.find("class=\"tiles\"").unwrap());
+    metrics.weights = None;
+    let html = render(&metrics, &[]);
+    assert!(!html.contains("class=\"banner\""));
+    assert!(html.contains("files that do not say what computed"));
 }
 
 #[test]

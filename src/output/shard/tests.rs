@@ -36,8 +36,19 @@ fn sample(rows: usize, width: usize) -> Shard {
         width,
         rows,
         features,
+        identities: outcomes
+            .iter()
+            .map(|o| format!("id of {}", o.path))
+            .collect(),
         outcomes,
+        provenance: provenance(),
     }
+}
+
+fn provenance() -> Provenance {
+    [("weights", "größe.pth"), ("fingerprint", "00ff")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
 }
 
 fn reread(shard: &Shard) -> Shard {
@@ -75,10 +86,12 @@ fn a_block_whose_images_all_failed_comes_back() {
     for width in [0, 2048] {
         let mut shard = sample(0, width);
         shard.outcomes.push(outcome("notes.txt", Status::Skipped));
+        shard.identities.push("id".to_owned());
         assert_eq!(reread(&shard), shard);
     }
     let empty = Shard {
         outcomes: Vec::new(),
+        identities: Vec::new(),
         ..sample(0, 0)
     };
     assert_eq!(reread(&empty), empty);
@@ -119,6 +132,8 @@ fn the_header_is_read_from_the_footer_alone() {
             rows: 9,
             width: 5000,
             outcomes: shard.outcomes,
+            identities: shard.identities,
+            provenance: provenance(),
         }
     );
 }
@@ -228,6 +243,10 @@ fn a_block_that_contradicts_itself_is_not_written() {
             shard.features.truncate(8);
         }),
         "feature shard contradicts itself: \"00002 quote\\\".png\" is ok but has no row"
+    );
+    assert_eq!(
+        message(|shard| shard.identities.truncate(1)),
+        "feature shard contradicts itself: 1 identities of 4 images"
     );
     assert!(message(|shard| shard.rows[0].index = u64::MAX).contains("cannot encode"));
 }

@@ -1,0 +1,336 @@
+//! Which files there are, how many rows each of them has, and how these are cut into blocks.
+
+use super::npy::{self, Npy};
+use super::parquet::{self, ParquetFile, ParquetRows, batch_rows, row_name};
+use super::{FeaturesError, NamedRows};
+use crate::dataset::slice::Slices;
+use crate::output::shard::{self, Provenance, ShardRow};
+use ndarray::{Array2, Axis, concatenate};
+use serde::{Deserialize, Serialize};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// The endings of the files that are taken from a folder.
+const EXTENSIONS: [&str; 2] = ["parquet", "npy"];
+
+/// Stored feature vectors, as their files say: the same on every rank.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Catalog {
+    files: Vec<StoredFile>,
+    /// Length of a feature vector; 0 where there is no row.
+    pub width: usize,
+    /// What the features were computed with, where p8 wrote all of them; else empty.
+    pub provenance: Provenance,
+}
+
+/// One file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct StoredFile {
+    /// Byte for byte.
+    path: Vec<u8>,
+    form: Form,
+    rows: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum Form {
+    /// A shard of p8.
+    Shard,
+    /// Any other Parquet file, and its column.
+    Parquet(String),
+    /// A NumPy array.
+    Npy,
+}
+
+impl StoredFile {
+    fn path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.path))
+    }
+}
+
+impl Catalog {
+    /// Looks at the head of every file: those that are named, and those in folders that are named. A
+    /// folder that holds one called `features` stands for that one, as the output of a run does.
+    ///
+    /// # Errors
+    /// When nothing is found, a file is of no known form or lacks the column, or the vectors have
+    /// different lengths.
+    pub fn open(paths: &[PathBuf], column: Option<&str>) -> Result<Self, FeaturesError> {
+        let mut catalog = Catalog {
+            files: Vec::new(),
+            width: 0,
+            provenance: Provenance::new(),
+        };
+        for path in paths {
+            for file in files_of(path)? {
+                catalog.add(file, column)?;
+            }
+        }
+        // Of features that are not all p8's, nothing is known.
+        if !catalog.are_shards() {
+            catalog.provenance.clear();
+        }
+        Ok(catalog)
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.files.iter().map(|file| file.rows).sum()
+    }
+
+    /// Number of files.
+    pub fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// The rows of each block. Shards of p8 are the blocks of the run that wrote them, so that the
+    /// tree over them is that of the run; other rows are cut as images are.
+    pub fn blocks(&self) -> Vec<usize> {
+        if self.are_shards() {
+            return self.files.iter().map(|file| file.rows).collect();
+        }
+        let slices = Slices::new(self.rows(), 1);
+        (0..slices.blocks())
+            .map(|block| slices.images_of(block).len())
+            .collect()
+    }
+
+    fn are_shards(&self) -> bool {
+        self.files.iter().all(|file| file.form == Form::Shard)
+    }
+
+    fn add(&mut self, path: PathBuf, column: Option<&str>) -> Result<(), FeaturesError> {
+        let mut head = Vec::new();
+        File::open(&path)
+            .and_then(|file| file.take(8).read_to_end(&mut head))
+            .map_err(|source| unreadable(&path, source))?;
+        let (form, rows, width) = if head.starts_with(npy::MAGIC) {
+            let array = Npy::open(&path)?;
+            (Form::Npy, array.rows, Some(array.width))
+        } else if head.starts_with(parquet::MAGIC) {
+            let file = ParquetFile::open(&path)?;
+            if column.is_none() && file.has_entry(shard::FINGERPRINT) {
+                self.add_shard(&path)?
+            } else {
+                let column = file.column(column)?;
+                let width = file.width(&column)?;
+                (Form::Parquet(column), file.rows(), width)
+            }
+        } else {
+            return Err(FeaturesError::Form { path });
+        };
+        // A file without rows says nothing about their length.
+        match width.filter(|_| rows > 0) {
+            Some(width) if self.rows() == 0 => self.width = width,
+            Some(found) if found != self.width => {
+                return Err(FeaturesError::Width {
+                    path,
+                    row: 0,
+                    found,
+                    expected: self.width,
+                });
+            }
+            _ => {}
+        }
+        self.files.push(StoredFile {
+            path: OsString::from(path).into_vec(),
+            form,
+            rows,
+        });
+        Ok(())
+    }
+
+    fn add_shard(&mut self, path: &Path) -> Result<(Form, usize, Option<usize>), FeaturesError> {
+        let file = File::open(path).map_err(|source| unreadable(path, source))?;
+        let header = shard::read_header(&file).map_err(|source| FeaturesError::Shard {
+            path: path.to_path_buf(),
+            source,
+        })?;
+        match self.files.iter().find(|file| file.form == Form::Shard) {
+            None => self.provenance = header.provenance,
+            Some(first) if self.provenance != header.provenance => {
+                return Err(FeaturesError::Mixed {
+                    path: path.to_path_buf(),
+                    other: first.path().to_path_buf(),
+                });
+            }
+            Some(_) => {}
+        }
+        Ok((Form::Shard, header.rows, Some(header.width)))
+    }
+}
+
+/// The files that a path stands for, sorted.
+fn files_of(path: &Path) -> Result<Vec<PathBuf>, FeaturesError> {
+    if path.is_file() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    if !path.is_dir() {
+        return Err(FeaturesError::NotThere {
+            path: path.to_path_buf(),
+        });
+    }
+    let below = path.join("features");
+    let folder = if below.is_dir() { &below } else { path };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|source| unreadable(folder, source))? {
+        let file = entry.map_err(|source| unreadable(folder, source))?.path();
+        let hidden = file
+            .file_name()
+            .is_some_and(|name| name.as_bytes().starts_with(b"."));
+        let known = file
+            .extension()
+            .is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known));
+        if known && !hidden && file.is_file() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(FeaturesError::Nothing {
+            path: path.to_path_buf(),
+        });
+    }
+    Ok(files)
+}
+
+fn unreadable(path: &Path, source: std::io::Error) -> FeaturesError {
+    FeaturesError::Read {
+        path: path.to_path_buf(),
+        source,
+    }
+}
+
+/// Reads the rows of a catalog. Quick where they are asked for in ascending order.
+pub struct Reader {
+    catalog: Catalog,
+    /// The file that was read last, by its place in the catalog.
+    open: Option<(usize, Open)>,
+}
+
+/// A file that is being read.
+enum Open {
+    Parquet(Box<ParquetRows>),
+    Npy(Npy),
+}
+
+impl Reader {
+    /// Reads from the files of a catalog.
+    pub fn new(catalog: Catalog) -> Self {
+        Reader {
+            catalog,
+            open: None,
+        }
+    }
+
+    /// Some rows, counted over all files.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or has changed since the catalog was made.
+    pub fn read(&mut self, rows: Range<usize>) -> Result<NamedRows, FeaturesError> {
+        let mut parts = Vec::new();
+        let mut before = 0;
+        for file in 0..self.catalog.files.len() {
+            let count = self.catalog.files[file].rows;
+            let start = rows.start.max(before);
+            let end = rows.end.min(before + count);
+            if start < end {
+                parts.push(self.read_file(file, start - before..end - before, start)?);
+            }
+            before += count;
+        }
+        if parts.len() == 1 {
+            return Ok(parts.swap_remove(0));
+        }
+        let views: Vec<_> = parts.iter().map(|part| part.features.view()).collect();
+        let features = if views.is_empty() {
+            Array2::zeros((0, self.catalog.width))
+        } else {
+            concatenate(Axis(0), &views).expect("all rows are equally wide")
+        };
+        Ok(NamedRows {
+            names: parts.into_iter().flat_map(|part| part.names).collect(),
+            features,
+        })
+    }
+
+    /// Some rows of one file; the first of them has this number among all rows.
+    fn read_file(
+        &mut self,
+        file: usize,
+        rows: Range<usize>,
+        first_index: usize,
+    ) -> Result<NamedRows, FeaturesError> {
+        let width = self.catalog.width;
+        let StoredFile { form, .. } = &self.catalog.files[file];
+        let path = self.catalog.files[file].path();
+        let current = self.open.take().filter(|(open, _)| *open == file);
+        match form {
+            Form::Shard => read_shard(path, rows, width),
+            Form::Npy => {
+                let array = match current {
+                    Some((_, Open::Npy(array))) => array,
+                    _ => Npy::open(path)?,
+                };
+                if rows.end > array.rows || array.width != width {
+                    return Err(FeaturesError::Numpy {
+                        path: path.to_path_buf(),
+                        problem: "it was changed while it was read".into(),
+                    });
+                }
+                let named = NamedRows {
+                    names: (0..rows.len())
+                        .map(|row| ShardRow {
+                            index: (first_index + row) as u64,
+                            path: row_name(first_index + row),
+                            label: None,
+                        })
+                        .collect(),
+                    features: array.read(rows),
+                };
+                self.open = Some((file, Open::Npy(array)));
+                Ok(named)
+            }
+            Form::Parquet(column) => {
+                let mut reader = match current {
+                    Some((_, Open::Parquet(reader))) if reader.position() == rows.start => reader,
+                    _ => Box::new(ParquetFile::open(path)?.rows_from(
+                        column,
+                        rows.start,
+                        batch_rows(width),
+                    )?),
+                };
+                let named = reader.take(rows.len(), width, first_index)?;
+                self.open = Some((file, Open::Parquet(reader)));
+                Ok(named)
+            }
+        }
+    }
+}
+
+fn read_shard(path: &Path, rows: Range<usize>, width: usize) -> Result<NamedRows, FeaturesError> {
+    let broken = |source| FeaturesError::Shard {
+        path: path.to_path_buf(),
+        source,
+    };
+    let file = File::open(path).map_err(|source| unreadable(path, source))?;
+    let shard = shard::decode(file).map_err(broken)?;
+    if rows.end > shard.rows.len() || shard.width != width {
+        return Err(broken(shard::ShardError::Inconsistent {
+            what: "it was changed while it was read".into(),
+        }));
+    }
+    let values = shard.features[rows.start * width..rows.end * width].iter();
+    Ok(NamedRows {
+        features: Array2::from_shape_vec(
+            (rows.len(), width),
+            values.map(|&v| f64::from(v)).collect(),
+        )
+        .expect("the shard was checked to hold these rows"),
+        names: shard.rows[rows].to_vec(),
+    })
+}

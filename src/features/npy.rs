@@ -1,0 +1,112 @@
+//! NumPy arrays, memory-mapped: two dimensions, float32 or float64, little endian, in C or Fortran
+//! order. Source of the format: "A simple file format for NumPy arrays" (NEP 1, Kern 2007).
+
+use super::FeaturesError;
+use memmap2::Mmap;
+use ndarray::Array2;
+use npyz::{DType, NpyHeader, Order};
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+
+/// The bytes that every such file begins with.
+pub const MAGIC: &[u8] = b"\x93NUMPY";
+
+/// An open array.
+pub struct Npy {
+    map: Mmap,
+    /// Where the values begin.
+    start: usize,
+    /// Number of rows.
+    pub rows: usize,
+    /// Length of a row.
+    pub width: usize,
+    /// Bytes of a value: 4 or 8.
+    size: usize,
+    order: Order,
+}
+
+impl Npy {
+    /// Maps a file and reads its header.
+    ///
+    /// # Errors
+    /// [`FeaturesError::Read`] where it cannot be opened, [`FeaturesError::Numpy`] where it is cut
+    /// short or holds anything but a matrix of little-endian float32 or float64.
+    pub fn open(path: &Path) -> Result<Self, FeaturesError> {
+        let unreadable = |source| FeaturesError::Read {
+            path: path.to_path_buf(),
+            source,
+        };
+        let wrong = |problem: String| FeaturesError::Numpy {
+            path: path.to_path_buf(),
+            problem,
+        };
+        let file = File::open(path).map_err(unreadable)?;
+        // SAFETY: the map is read as plain bytes, for which every content is valid. As with every
+        // file that is mapped, another process must not cut it short in the meantime; that would
+        // end this one with SIGBUS.
+        let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
+        let mut rest = &map[..];
+        let header = NpyHeader::from_reader(&mut rest)
+            .map_err(|error| wrong(format!("its header cannot be read: {error}")))?;
+        let start = map.len() - rest.len();
+        let dtype = match header.dtype() {
+            DType::Plain(one) => one.to_string(),
+            several => several.descr(),
+        };
+        let size = match dtype.as_str() {
+            "<f4" => 4,
+            "<f8" => 8,
+            _ => {
+                return Err(wrong(format!(
+                    "its type is {dtype}, and p8 reads <f4 and <f8 (little-endian float32 and float64)"
+                )));
+            }
+        };
+        let &[rows, width] = header.shape() else {
+            return Err(wrong(format!(
+                "its shape is {:?}, and p8 reads matrices, one row an image",
+                header.shape()
+            )));
+        };
+        let bytes = rows
+            .checked_mul(width)
+            .and_then(|values| values.checked_mul(size as u64));
+        if bytes.is_none_or(|bytes| bytes > rest.len() as u64) {
+            return Err(wrong(format!(
+                "it is cut short: {rows} x {width} values of {size} bytes do not fit in the {} bytes \
+                 after its header",
+                rest.len()
+            )));
+        }
+        Ok(Npy {
+            start,
+            rows: rows as usize,
+            width: width as usize,
+            size,
+            order: header.order(),
+            map,
+        })
+    }
+
+    /// Some rows, `[rows, width]`.
+    pub fn read(&self, rows: Range<usize>) -> Array2<f64> {
+        let first = rows.start;
+        Array2::from_shape_fn((rows.len(), self.width), |(row, column)| {
+            let row = first + row;
+            self.value(match self.order {
+                Order::C => row * self.width + column,
+                Order::Fortran => column * self.rows + row,
+            })
+        })
+    }
+
+    fn value(&self, position: usize) -> f64 {
+        let bytes = &self.map[self.start + position * self.size..][..self.size];
+        match bytes {
+            &[a, b, c, d] => f64::from(f32::from_le_bytes([a, b, c, d])),
+            &[a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]),
+            _ => unreachable!("a value has 4 or 8 bytes"),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Feature vectors in blocks, from the network or from files, and the model that is fitted to them.
+
+use super::announce;
+use super::context::Context;
+use crate::comm::Comm;
+use crate::dataset::outcome::Outcome;
+use crate::error::{Failure, Kind};
+use crate::output::shard::ShardRow;
+use crate::pca::{self, Model, PcaError};
+use crate::timing::Phase;
+use std::ops::Range;
+
+/// One block.
+pub struct Block {
+    /// The images that have features.
+    pub rows: Vec<ShardRow>,
+    /// Their feature vectors, `[rows, width]`.
+    pub features: pca::Block,
+    /// What became of every listed image; empty where no images were listed.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// Reads one of this rank's blocks.
+pub type Read<'a> = dyn Fn(usize) -> Result<Block, Failure> + 'a;
+
+/// All blocks of a task, each of them whole on one rank.
+pub struct Blocks<'a> {
+    /// Rows of each block.
+    pub rows_per_block: Vec<usize>,
+    /// The rank of each block, ascending.
+    pub owner_of_block: Vec<usize>,
+    /// Length of a feature vector.
+    pub width: usize,
+    /// How this rank reads one of its own.
+    pub read: Box<Read<'a>>,
+}
+
+impl Blocks<'_> {
+    /// The blocks of a rank.
+    pub fn of_rank(&self, rank: usize) -> Range<usize> {
+        let first = self.owner_of_block.partition_point(|owner| *owner < rank);
+        let end = self.owner_of_block.partition_point(|owner| *owner <= rank);
+        first..end
+    }
+
+    /// A failure of the linear algebra in the words of the user: who has the row that it names.
+    pub fn failure(&self, error: PcaError) -> Failure {
+        if let PcaError::NotFinite { block, row, column } = error
+            && let Ok(block) = (self.read)(block)
+            && let Some(named) = block.rows.get(row)
+        {
+            return Failure::new(
+                Kind::Numerical,
+                format!(
+                    "cannot use the features of {:?}: the one at position {column} is not a finite number",
+                    named.path
+                ),
+            );
+        }
+        Failure::from(error)
+    }
+}
+
+/// Fits the model to the rows of all ranks.
+pub fn fit(context: &Context, blocks: &Blocks) -> Model {
+    let comm: &Comm = context.comm;
+    let rows = pca::Rows {
+        rows_per_block: &blocks.rows_per_block,
+        owner_of_block: &blocks.owner_of_block,
+        width: blocks.width,
+    };
+    let settings = &context.settings.pca;
+    announce::memory(&rows, settings, comm.size(), context.threads);
+    let model = context.phases.time(Phase::Fit, || {
+        let mut read = |block| Ok((blocks.read)(block)?.features);
+        let model = pca::fit(comm, &rows, &mut read, settings);
+        comm.or_end(model.map_err(|error| blocks.failure(error)))
+    });
+    announce::model(&model);
+    model
+}
