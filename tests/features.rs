@@ -1,6 +1,6 @@
 //! `p8 pca`: components of feature vectors that stand in files.
 
-use crate::support::{Images, P8, metrics, names, scores};
+use crate::support::{Images, P8, metrics, names, reference, scores};
 use arrow::array::{ArrayRef, Float64Array, ListArray, RecordBatch, StringArray};
 use arrow::datatypes::Float64Type;
 use parquet::arrow::ArrowWriter;
@@ -182,6 +182,52 @@ fn numpy_and_parquet_of_the_same_numbers_give_the_same_bytes_at_every_rank_count
         .as_f64()
         .unwrap();
     assert!((variance / 6.0 - ratio).abs() < 1e-6, "{variance} {ratio}");
+}
+
+#[test]
+fn matrices_of_the_reference_give_its_singular_values_and_scores() {
+    let Some(path) = reference("golden/pca.safetensors") else {
+        return;
+    };
+    let bytes = std::fs::read(path).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let values = |name: &str| -> Vec<f64> {
+        let (words, _) = tensors.tensor(name).unwrap().data().as_chunks::<8>();
+        words.iter().map(|word| f64::from_le_bytes(*word)).collect()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    // Of both the data fix the first seven components.
+    for (case, rows, width) in [("tall", 500, 40), ("wide", 30, 700)] {
+        let file = folder.path().join(format!("{case}.npy"));
+        let x = tensors.tensor(&format!("{case}.x")).unwrap();
+        assert_eq!(x.shape(), [rows, width]);
+        npy(&file, "<f8", false, rows, width, x.data());
+        let output = folder.path().join(case);
+        pca(2, &file, &output).args(["-k", "7"]).succeed();
+
+        let stored = std::fs::read(output.join("model.safetensors")).unwrap();
+        let model = safetensors::SafeTensors::deserialize(&stored).unwrap();
+        let (words, _) = model
+            .tensor("singular_values")
+            .unwrap()
+            .data()
+            .as_chunks::<8>();
+        let exact = values(&format!("{case}.standardized.singular_values_exact"));
+        assert_eq!(words.len(), 7);
+        for (word, exact_value) in words.iter().zip(&exact) {
+            let difference = (f64::from_le_bytes(*word) - exact_value).abs();
+            assert!(difference < 1e-12 * exact[0], "{case}: off by {difference}");
+        }
+        let expected = values(&format!("{case}.standardized.scores"));
+        let (_, found) = scores(&output);
+        for (row, expected) in found.iter().zip(expected.chunks(7)) {
+            let found = row[2..9].iter().map(|text| text.parse::<f64>().unwrap());
+            for (score, expected) in found.zip(expected) {
+                // Scores are stored in single precision.
+                assert!((score - expected).abs() < 1e-6 * exact[0], "{case}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -102,11 +102,13 @@ pub fn model(model: &Model) {
 pub fn results_of(run: &Finished) {
     let folder = run.folder.root().display();
     let names = results(run.task, run.counts.lists_images);
+    let mut title = "results";
     if names.contains(&"report.html") {
-        info!("results   {folder}/report.html: look at this first");
+        info!("{title:<9} {folder}/report.html: look at this first");
+        title = "";
     }
     info!(
-        "          {folder}/scores.csv, scores.parquet: {} with their scores",
+        "{title:<9} {folder}/scores.csv, scores.parquet: {} with their scores",
         count(run.counts.images.ok as usize, "image")
     );
     let mut others: Vec<&str> = names

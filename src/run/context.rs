@@ -32,6 +32,11 @@ impl<'a> Context<'a> {
         let place = Place::find(comm);
         let threads = settings.threads.unwrap_or(place.default_threads());
         announce::start(comm, &place, threads);
+        // What runs on "all threads", as the factorisation does, keeps to those of this rank. Only in a
+        // process that has run a task before is there a pool already, and that one stays.
+        let _ = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global();
         Context {
             settings,
             comm,

@@ -19,6 +19,7 @@ use crate::error::{Failure, Kind};
 use crate::image::Preprocess;
 use crate::model::executor::{ExecuteError, Executor};
 use crate::output::shard::{self, Provenance, Shard, ShardRow};
+use crate::pca;
 use crate::store::local;
 use crate::timing::{Phase, Phases};
 use bytes::Bytes;
@@ -134,7 +135,7 @@ impl Job<'_> {
             .map_err(|error| Failure::new(Kind::Internal, format!("block {block}: {error}")))?;
         Ok(blocks::Block {
             rows: shard.rows,
-            features: features.into(),
+            features: pca::Block::from(features),
             outcomes: shard.outcomes,
         })
     }

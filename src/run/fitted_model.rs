@@ -12,9 +12,9 @@ use std::str::FromStr;
 const OF_THE_FIT: [&str; 10] = [
     "standardize",
     "whiten",
-    "pca_precision",
     "solver",
     "solver_reason",
+    "pca_precision",
     "k_reason",
     "n",
     "numerical_rank",
@@ -27,9 +27,9 @@ pub fn to_file(model: &Model, provenance: &Provenance) -> ModelFile {
     let metadata = [
         ("standardize", model.standardized.to_string()),
         ("whiten", model.whiten.to_string()),
-        ("pca_precision", model.precision.as_str().into()),
         ("solver", model.solver.as_str().into()),
         ("solver_reason", model.solver_reason.clone()),
+        ("pca_precision", model.precision.as_str().into()),
         ("k_reason", model.k_reason.clone()),
         ("n", model.n.to_string()),
         ("numerical_rank", model.numerical_rank.to_string()),
@@ -85,10 +85,10 @@ pub fn from_file(file: ModelFile) -> Result<(Model, Provenance), Failure> {
         numerical_rank: parsed(metadata, "numerical_rank")?,
         standardized: parsed(metadata, "standardize")?,
         whiten: parsed(metadata, "whiten")?,
-        precision: Precision::from_str(precision, false)
-            .map_err(|_| malformed("pca_precision", precision))?,
         k_reason: entry(metadata, "k_reason")?.to_string(),
         solver: Solver::from_str(solver, false).map_err(|_| malformed("solver", solver))?,
+        precision: Precision::from_str(precision, false)
+            .map_err(|_| malformed("pca_precision", precision))?,
         solver_reason: entry(metadata, "solver_reason")?.to_string(),
     };
     let mut provenance = file.metadata;
@@ -138,10 +138,10 @@ mod tests {
             numerical_rank: 2,
             standardized: true,
             whiten: true,
-            precision: Precision::F32,
             k_reason: "2 components asked for".into(),
             solver: Solver::Wide,
             solver_reason: "9 rows".into(),
+            precision: Precision::F32,
         }
     }
 

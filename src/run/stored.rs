@@ -111,7 +111,7 @@ pub fn blocks<'a>(catalog: &Catalog, context: &'a Context) -> Blocks<'a> {
             let read = reader.borrow_mut().read(start..start + lengths[block])?;
             Ok(Block {
                 rows: read.names,
-                features: read.features.into(),
+                features: pca::Block::from(read.features),
                 outcomes: Vec::new(),
             })
         }),
