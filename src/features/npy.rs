@@ -103,9 +103,9 @@ impl Npy {
 
     fn value(&self, position: usize) -> f64 {
         let bytes = &self.map[self.start + position * self.size..][..self.size];
-        match bytes {
-            &[a, b, c, d] => f64::from(f32::from_le_bytes([a, b, c, d])),
-            &[a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        match *bytes {
+            [a, b, c, d] => f64::from(f32::from_le_bytes([a, b, c, d])),
+            [a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]),
             _ => unreachable!("a value has 4 or 8 bytes"),
         }
     }
