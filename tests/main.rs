@@ -3,11 +3,14 @@
 mod support;
 
 mod cli;
+mod emr;
 mod failures;
+mod hosts;
 mod outcomes;
 mod parity;
 mod pipeline;
 mod resume;
 mod sample;
 mod scripts;
+mod slurm;
 mod tidy;
