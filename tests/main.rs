@@ -3,14 +3,17 @@
 mod support;
 
 mod cli;
+mod emr;
 mod failures;
 mod features;
+mod hosts;
 mod outcomes;
 mod parity;
 mod pipeline;
 mod resume;
 mod sample;
 mod scripts;
+mod slurm;
 mod tidy;
 mod transform;
 mod updates;

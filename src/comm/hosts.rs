@@ -7,7 +7,7 @@ use super::Comm;
 pub struct Place {
     /// Name of the host.
     pub host: String,
-    /// Cores of the host that are online.
+    /// Cores of the host that this job could use: a batch system may keep the others from it.
     pub host_cores: usize,
     /// Cores this rank may run on (affinity and cgroup).
     pub bound_cores: usize,
@@ -42,7 +42,7 @@ impl Place {
     pub fn binding_warning(&self) -> Option<String> {
         (self.bound_cores < self.fair_share()).then(|| {
             format!(
-                "the launcher bound this rank to {} of its {} cores on {}; with Open MPI add `--bind-to none` (or `--map-by slot:PE={}`) to use them all",
+                "the launcher bound this rank to {} of its {} cores on {}; with Open MPI add `--bind-to none` (or `--map-by slot:PE={}`), with srun `--cpu-bind=none`, to use them all",
                 self.bound_cores,
                 self.fair_share(),
                 self.host,
@@ -56,22 +56,37 @@ impl Place {
     }
 }
 
-/// Cores of this host that are online and within the quota of its container;
+/// Cores of this host that this job could use, within the quota of its container;
 /// `available_parallelism` alone would give this rank's share where the launcher binds ranks.
 fn host_cores() -> usize {
     let available = std::thread::available_parallelism().map_or(1, usize::from);
-    let online = std::fs::read_to_string("/sys/devices/system/cpu/online")
-        .ok()
-        .and_then(|list| count_cpu_list(list.trim()))
-        .unwrap_or(available);
+    let reachable = reachable_cores().or_else(online_cores).unwrap_or(available);
     let bound =
         rustix::thread::sched_getaffinity(None).map_or(available, |set| set.count() as usize);
     // Fewer than the affinity mask allows: a cgroup quota, which is shared by all ranks of the host.
     if available < bound {
-        online.min(available)
+        reachable.min(available)
     } else {
-        online
+        reachable
     }
+}
+
+/// Cores that a thread gets when it asks for all: the system leaves out those that are offline or that
+/// a batch system gave to other jobs, but not those that a launcher only bound this rank away from.
+fn reachable_cores() -> Option<usize> {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let asking = std::thread::spawn(|| {
+        let mut all = CpuSet::new();
+        (0..CpuSet::MAX_CPU).for_each(|cpu| all.set(cpu));
+        sched_setaffinity(None, &all).ok()?;
+        sched_getaffinity(None).ok().map(|set| set.count() as usize)
+    });
+    asking.join().ok().flatten()
+}
+
+fn online_cores() -> Option<usize> {
+    let list = std::fs::read_to_string("/sys/devices/system/cpu/online").ok()?;
+    count_cpu_list(list.trim())
 }
 
 /// Counts the processors in a list such as `0-3,8,10-11`.
@@ -114,6 +129,23 @@ mod tests {
         assert_eq!(count_cpu_list("0-3,8,10-11"), Some(7));
         assert_eq!(count_cpu_list("0"), Some(1));
         assert_eq!(count_cpu_list("?"), None);
+    }
+
+    #[test]
+    fn the_cores_of_the_host_are_counted_from_a_thread_that_is_bound_to_one() {
+        use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+        let bound = std::thread::spawn(|| {
+            let mine = sched_getaffinity(None).unwrap();
+            let first = (0..CpuSet::MAX_CPU).find(|cpu| mine.is_set(*cpu)).unwrap();
+            let mut one = CpuSet::new();
+            one.set(first);
+            sched_setaffinity(None, &one).unwrap();
+            (reachable_cores(), sched_getaffinity(None).unwrap().count())
+        });
+        let (reachable, own) = bound.join().unwrap();
+        assert_eq!(own, 1);
+        assert_eq!(reachable, reachable_cores());
+        assert!(reachable <= online_cores());
     }
 
     #[test]

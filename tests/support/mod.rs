@@ -5,7 +5,7 @@ use p8::model::seeded::draw;
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -122,6 +122,8 @@ pub struct P8 {
     folder: PathBuf,
     /// A program and its arguments that start mpirun.
     under: Vec<String>,
+    /// Further options of mpirun.
+    launcher: Vec<OsString>,
 }
 
 impl P8 {
@@ -139,7 +141,15 @@ impl P8 {
             ],
             folder: repository().to_path_buf(),
             under: Vec::new(),
+            launcher: Vec::new(),
         }
+    }
+
+    /// Gives mpirun further options.
+    pub fn launcher<T: AsRef<OsStr>>(mut self, options: impl IntoIterator<Item = T>) -> Self {
+        let new = options.into_iter().map(|o| o.as_ref().to_os_string());
+        self.launcher.extend(new);
+        self
     }
 
     /// Lets another program start mpirun.
@@ -176,7 +186,10 @@ impl P8 {
     /// Starts it in the background.
     pub fn start(&self) -> Running {
         let mut command = mpirun(&self.under, self.ranks);
-        command.arg(env!("CARGO_BIN_EXE_p8")).args(&self.arguments);
+        command
+            .args(&self.launcher)
+            .arg(env!("CARGO_BIN_EXE_p8"))
+            .args(&self.arguments);
         self.start_as(command)
     }
 
@@ -363,6 +376,17 @@ impl std::fmt::Display for Finished {
             self.code, self.elapsed, self.stdout, self.stderr
         )
     }
+}
+
+/// Ends a test early, aloud, where this machine cannot run it; in CI, which sets `P8_TESTS_MAY_SKIP` to
+/// 0, that is a failure.
+pub fn skip(why: &str) {
+    // Not through `eprintln`, which the test harness keeps to itself when the test passes.
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+    assert!(
+        std::env::var_os("P8_TESTS_MAY_SKIP").is_none_or(|may| may != "0"),
+        "nothing may be skipped here: {why}"
+    );
 }
 
 /// Sends a signal by name.
