@@ -67,10 +67,14 @@ def call(command, timeout, environment, log):
             process.communicate()
             raise Failed(f"more than {timeout:g} s") from error
     if process.returncode:
-        tail = log.read_text(errors="replace").strip().splitlines()[-1:]
-        reason = tail[0][:100].replace("|", "/") if tail else ""
-        raise Failed(f"ended with {process.returncode}: {reason}")
+        raise Failed(f"ended with {process.returncode}: {reason(log)}")
     return output
+
+
+def reason(log):
+    """The last line of a log that names an error, without what mpirun says around it."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if "rror" in line]
+    return lines[-1].strip()[:120].replace("|", "/") if lines else f"see {log.name}"
 
 
 def measure(options, method, ranks, path, columns, components):

@@ -10,7 +10,7 @@ use std::time::Instant;
 const STEPS: usize = 1 << 24;
 
 /// Measurements of which the fastest counts.
-const REPEATS: usize = 5;
+const REPEATS: usize = 20;
 
 /// Rates of all threads together in GFLOP/s (a multiply-add is two operations): `f32`, and `bf16`
 /// where the processor has dot products of bf16 pairs; `null` where there is no kernel.
