@@ -69,8 +69,8 @@ def table(options, times, metrics):
         "# The notebook's own job",
         "",
         f"Made by `bench/notebook.sh` on {datetime.date.today()}. {machine.describe()}.",
-        f"{options.count} JPEGs of {options.side} x {options.side} pixels ({size // 1000} kB), `--pool none -k 7`, weights"
-        f" `{Path(options.weights).name}`, from the start of `mpirun` to its end with all files written.",
+        f"{options.count} JPEGs of {options.side} x {options.side} pixels ({size // 1000} kB), `--pool none -k 7`,"
+        f" weights `{Path(options.weights).name}`, from the start of `mpirun` to its end with all files written.",
         "",
         "| | seconds, median | min | max | rounds | as written / it | cached / it |",
         "|---|---:|---:|---:|---:|---:|---:|",

@@ -64,7 +64,7 @@ class Side:
     """The processes of one side in one setting."""
 
     def __init__(self, name, options, topology, processes, threads, logs):
-        self.name, self.processes, self.version = name, [], ""
+        self.name, self.processes, self.version, self.times = name, [], "", 1
         self.log = logs / f"{name}-{topology}-{processes}x{threads}.log"
         with open(self.log, "w", encoding="utf-8") as log:
             for index in range(processes):
@@ -164,9 +164,9 @@ def measure(options, topology, processes, threads, journal):
         say("  all rounds are there from an earlier run")
         return
     sides, reference = [], None
-    record = lambda **entry: append(journal, entry)
     # p8 in f32 comes first and is what the others are held against.
-    for name in dict.fromkeys(["p8", *options.sides]):
+    unfinished = [name for name in options.sides if done[name] < options.rounds]
+    for name in dict.fromkeys(["p8", *unfinished]):
         side = Side(name, options, topology, processes, threads, options.scratch)
         try:
             side.ready(options.patience)
@@ -174,7 +174,7 @@ def measure(options, topology, processes, threads, journal):
         except SideFailed as failure:
             side.end()
             say(f"  {failure}")
-            record(side=name, failure=str(failure.args[0]).split(", see")[0])
+            append(journal, side=name, failure=str(failure.args[0]).split(", see")[0])
             continue
         if reference is None:
             reference = found
@@ -183,8 +183,8 @@ def measure(options, topology, processes, threads, journal):
         same = cosine > SMALLEST_COSINE if bf16 else error < LARGEST_ERROR
         verdict = "" if same else "  DIFFERS"
         say(f"  {name} {side.version}: relative L2 {error:.1e}, cosine {cosine:.6f}{verdict}")
-        record(side=name, version=side.version, error=error, cosine=cosine, same=same)
-        if name not in options.sides:
+        append(journal, side=name, version=side.version, error=error, cosine=cosine, same=same)
+        if name not in unfinished:
             side.end()
             continue
         side.times = max(1, round(options.seconds / side.run(1)))
@@ -199,18 +199,18 @@ def measure(options, topology, processes, threads, journal):
                     seconds = side.run(side.times)
                 except SideFailed as failure:
                     say(f"  {failure}")
-                    record(side=side.name, failure="ended while it was timed")
+                    append(journal, side=side.name, failure="ended while it was timed")
                     sides.remove(side)
                     continue
                 rate = processes * side.times * options.batch / seconds
-                record(side=side.name, round=round_, rate=rate)
+                append(journal, side=side.name, round=round_, rate=rate)
             say(f"  round {round_ + 1} of {options.rounds}")
     finally:
         for side in sides:
             side.end()
 
 
-def append(journal, entry):
+def append(journal, **entry):
     """One line, whole even when the run is stopped."""
     with open(journal, "a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
@@ -259,7 +259,7 @@ def table(options, topology, processes, threads, peak, journal):
             )
         lines += [f"| {NAMES[name]} | {failure} | | | | | | |" for name, failure in failures.items()]
         versions = [f"{NAMES[name]}: {about[name]['version']}" for name in rates]
-        lines += ["", "; ".join(versions) + f". {min((len(r) for r in rates.values()), default=0)} rounds."]
+        lines += ["", "; ".join(versions) + f". {plural(min(map(len, rates.values()), default=0), 'round', 'rounds')}."]
     return lines, agreed
 
 
@@ -344,7 +344,8 @@ def main():
         f"Made by `bench/peers/featurize.sh` on {datetime.date.today()}. {machine.describe()}.",
         f"Weights `{Path(options.weights).name}`, images/s of the network alone on prepared pixels, each turn about"
         f" {options.seconds:g} s, sides in turn; \"p8 / it\" is the median over rounds of the ratio within a round.",
-        "Relative L2 distance (largest over the images) and cosine (smallest) are those of the features to p8's in f32.",
+        "Relative L2 distance (largest over the images) and cosine (smallest) are those of the features to p8's in"
+        " f32.",
     ]
     agreed = True
     for processes, threads in options.settings:

@@ -91,9 +91,8 @@ def onnx_model(tensors, epsilon, topology, batch):
         names = [f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
         used.update([f"{at}.weight", *names])
         pads, sides = [kernel // 2] * 4, [stride, stride]
-        nodes.append(
-            helper.make_node("Conv", [source, f"{at}.weight"], [at], kernel_shape=[kernel] * 2, pads=pads, strides=sides)
-        )
+        window = {"kernel_shape": [kernel] * 2, "pads": pads, "strides": sides}
+        nodes.append(helper.make_node("Conv", [source, f"{at}.weight"], [at], **window))
         nodes.append(helper.make_node("BatchNormalization", [at, *names], [norm], epsilon=epsilon))
         if not relu:
             return norm
