@@ -228,9 +228,9 @@ def main():
         "# PCA beside other libraries",
         "",
         f"Made by `bench/peers/pca.sh` on {datetime.date.today()}. {machine.describe()}.",
-        f"{options.threads} threads in all, {options.rounds} rounds, methods in turn. Seconds of fit and transform with"
-        " the data in memory; of p8 its phases `fit`, in which it reads the file, and `project`, and beside them the whole"
-        ' program. "It / p8" is the median over rounds of the ratio to the p8 in bold within a round.',
+        f"{options.threads} threads in all, rounds: {options.rounds}, methods in turn. Seconds of fit and transform"
+        " with the data in memory; of p8 its phases `fit`, in which it reads the file, and `project`, and beside them the"
+        ' whole program. "It / p8" is the median over rounds of the ratio to the p8 in bold within a round.',
         "Columns are centred, not scaled. The last column is the largest relative difference of an explained variance"
         " to that of the p8 in bold.",
     ]
