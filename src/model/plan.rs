@@ -10,6 +10,8 @@ mod fold;
 mod layers;
 mod winograd;
 
+use rayon::prelude::*;
+
 use crate::image::Normalization;
 use crate::kernels::{AlignedBuffer, BLOCK, Isa, Kernels};
 use crate::model::architecture::{Architecture, BLOCKS};
@@ -79,7 +81,6 @@ struct Step {
 }
 
 /// A run of steps for the same images.
-#[derive(Default)]
 struct Segment {
     steps: Vec<Step>,
 }
@@ -110,9 +111,12 @@ pub struct Arena {
 impl Plan {
     /// Compiles a state dict that [`Architecture::check`] accepts; none where this machine lacks the
     /// instruction set. `epsilon` is what batch norms add to the variance.
+    ///
+    /// Packing takes most of the time, and all threads of the pool that this runs in. The weights
+    /// as trained go as they are packed, so that memory never holds all of both.
     #[expect(clippy::too_many_arguments, reason = "each is one choice of the user")]
     pub fn compile(
-        state: &Tensors,
+        mut state: Tensors,
         architecture: Architecture,
         topology: Topology,
         layer: Layer,
@@ -123,29 +127,40 @@ impl Plan {
         isa: Isa,
     ) -> Option<Plan> {
         let kernels = Kernels::of(isa)?;
-        let fold = |conv: &str, norm: &str| Folded::new(state, conv, norm, epsilon);
-        let stem = Stem::new(fold("conv1", "bn1"), &kernels, side, normalization);
+        let stem = Folded::take(&mut state, "conv1", "bn1", epsilon);
+        let stem = Stem::new(stem, &kernels, side, normalization);
         let mut compiler = Compiler {
-            kernels: &kernels,
-            fold: &fold,
+            state,
+            epsilon,
             topology,
             maps: Maps {
                 slot: Slot::Even,
                 blocks: stem.out_blocks(),
                 extent: stem.output(),
             },
+            drafts: Vec::new(),
         };
         let mut middle = compiler.maps;
-        let (mut alone, mut together) = (Segment::default(), Segment::default());
+        let mut count_alone = 0;
         for stage in Layer::ALL.into_iter().filter(|&stage| stage <= layer) {
+            compiler.stage(stage);
             if stage <= LAST_ALONE {
-                compiler.stage(stage, &mut alone.steps);
                 middle = compiler.maps;
-            } else {
-                compiler.stage(stage, &mut together.steps);
+                count_alone = compiler.drafts.len();
             }
         }
-        let output = compiler.maps;
+        let Compiler {
+            maps: output,
+            drafts,
+            ..
+        } = compiler;
+        let finished = drafts.into_par_iter().map(|draft| draft.finish(&kernels));
+        let mut alone = Segment {
+            steps: finished.collect(),
+        };
+        let together = Segment {
+            steps: alone.steps.split_off(count_alone),
+        };
         Some(Plan {
             kernels,
             stem,
@@ -324,23 +339,66 @@ impl Segment {
     }
 }
 
-/// Walks the network and appends steps.
-struct Compiler<'a> {
-    kernels: &'a Kernels,
-    fold: &'a dyn Fn(&str, &str) -> Folded,
+/// A step whose weights are not packed yet.
+struct Draft {
+    task: Task,
+    from: Maps,
+    to: Maps,
+}
+
+/// What becomes an [`Operation`].
+enum Task {
+    Pointwise {
+        folded: Folded,
+        shortcut: Option<Slot>,
+        relu: bool,
+    },
+    Direct(Folded),
+    Winograd(Folded),
+    Subsample,
+}
+
+impl Draft {
+    fn finish(self, kernels: &Kernels) -> Step {
+        let operation = match self.task {
+            Task::Pointwise {
+                folded,
+                shortcut,
+                relu,
+            } => Operation::Pointwise(Filters::new(&folded, kernels, relu), shortcut),
+            Task::Direct(folded) => Operation::Direct(Filters::new(&folded, kernels, true)),
+            Task::Winograd(folded) => {
+                Operation::Winograd(Winograd::new(&folded, kernels, self.from.extent))
+            }
+            Task::Subsample => Operation::Subsample,
+        };
+        Step {
+            operation,
+            from: self.from,
+            to: self.to,
+        }
+    }
+}
+
+/// Walks the network and appends what is to be done.
+struct Compiler {
+    /// What has not been walked over yet.
+    state: Tensors,
+    epsilon: f64,
     topology: Topology,
     /// Where the walk stands.
     maps: Maps,
+    drafts: Vec<Draft>,
 }
 
-impl Compiler<'_> {
-    fn stage(&mut self, stage: Layer, steps: &mut Vec<Step>) {
+impl Compiler {
+    fn stage(&mut self, stage: Layer) {
         for block in 0..BLOCKS[stage.index()] {
-            self.bottleneck(&format!("{stage}.{block}"), stage, block == 0, steps);
+            self.bottleneck(&format!("{stage}.{block}"), stage, block == 0);
         }
     }
 
-    fn bottleneck(&mut self, at: &str, stage: Layer, is_first: bool, steps: &mut Vec<Step>) {
+    fn bottleneck(&mut self, at: &str, stage: Layer, is_first: bool) {
         let input = self.maps;
         let strides = is_first && stage != Layer::Layer1;
         let mut source = input;
@@ -350,66 +408,66 @@ impl Compiler<'_> {
                 extent: input.extent.halved(),
                 ..input
             };
-            push(steps, Operation::Subsample, input, source);
+            self.push(Task::Subsample, input, source);
         }
         let shortcut = if is_first {
             let name = format!("{at}.downsample");
-            let folded = (self.fold)(&format!("{name}.0"), &format!("{name}.1"));
-            let filters = Filters::new(&folded, self.kernels, false);
-            self.pointwise(filters, None, source, Slot::Shortcut, steps)
+            let folded = self.fold(&format!("{name}.0"), &format!("{name}.1"));
+            self.pointwise(folded, false, None, source, Slot::Shortcut)
         } else {
             input
         };
-        let conv = |index| (self.fold)(&format!("{at}.conv{index}"), &format!("{at}.bn{index}"));
+        let mut conv = |index| self.fold(&format!("{at}.conv{index}"), &format!("{at}.bn{index}"));
+        let [conv1, conv2, conv3] = [conv(1), conv(2), conv(3)];
         // The stride is on the first convolution or on the second.
         let strides_late = strides && self.topology == Topology::V1_5;
         let first = if strides_late { input } else { source };
-        let filters = Filters::new(&conv(1), self.kernels, true);
-        let narrow = self.pointwise(filters, None, first, Slot::Narrow1, steps);
-        let folded = conv(2);
-        let (operation, extent) = if strides_late {
-            let filters = Filters::new(&folded, self.kernels, true);
-            (Operation::Direct(filters), narrow.extent.halved())
+        let narrow = self.pointwise(conv1, true, None, first, Slot::Narrow1);
+        let (task, extent) = if strides_late {
+            (Task::Direct(conv2), narrow.extent.halved())
         } else {
-            let winograd = Winograd::new(&folded, self.kernels, narrow.extent);
-            (Operation::Winograd(winograd), narrow.extent)
+            (Task::Winograd(conv2), narrow.extent)
         };
         let second = Maps {
             slot: Slot::Narrow2,
             extent,
             ..narrow
         };
-        push(steps, operation, narrow, second);
-        let filters = Filters::new(&conv(3), self.kernels, true);
+        self.push(task, narrow, second);
         let slot = match input.slot {
             Slot::Even => Slot::Odd,
             _ => Slot::Even,
         };
-        self.maps = self.pointwise(filters, Some(shortcut.slot), second, slot, steps);
+        self.maps = self.pointwise(conv3, true, Some(shortcut.slot), second, slot);
+    }
+
+    fn fold(&mut self, conv: &str, norm: &str) -> Folded {
+        Folded::take(&mut self.state, conv, norm, self.epsilon)
     }
 
     fn pointwise(
-        &self,
-        filters: Filters,
+        &mut self,
+        folded: Folded,
+        relu: bool,
         shortcut: Option<Slot>,
         from: Maps,
         slot: Slot,
-        steps: &mut Vec<Step>,
     ) -> Maps {
         let to = Maps {
             slot,
-            blocks: filters.out_blocks(),
+            blocks: folded.out_channels.div_ceil(BLOCK),
             ..from
         };
-        push(steps, Operation::Pointwise(filters, shortcut), from, to);
+        let task = Task::Pointwise {
+            folded,
+            shortcut,
+            relu,
+        };
+        self.push(task, from, to);
         to
     }
-}
 
-fn push(steps: &mut Vec<Step>, operation: Operation, from: Maps, to: Maps) {
-    steps.push(Step {
-        operation,
-        from,
-        to,
-    });
+    fn push(&mut self, task: Task, from: Maps, to: Maps) {
+        self.drafts.push(Draft { task, from, to });
+    }
 }

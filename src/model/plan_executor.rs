@@ -37,7 +37,7 @@ impl PlanExecutor {
     /// When `threads` is zero.
     #[expect(clippy::too_many_arguments, reason = "each is one choice of the user")]
     pub fn new(
-        state: &Tensors,
+        state: Tensors,
         topology: Topology,
         layer: Layer,
         pool: Pool,
@@ -47,30 +47,33 @@ impl PlanExecutor {
         isa: Isa,
     ) -> Result<PlanExecutor, ExecuteError> {
         assert!(threads > 0, "a network needs a thread to run on");
-        let architecture = Architecture::infer(state)?;
-        let plan = Plan::compile(
-            state,
-            architecture,
-            topology,
-            layer,
-            pool,
-            epsilon,
-            input.side,
-            &input.normalization,
-            isa,
-        )
-        .ok_or(ExecuteError::InstructionSet { isa })?;
-        let arenas = (0..threads).map(|_| plan.arena()).collect();
-        let threads = ThreadPoolBuilder::new()
+        let architecture = Architecture::infer(&state)?;
+        let pool_of_threads = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("network-{index}"))
             .build()
             .map_err(|source| ExecuteError::Threads { threads, source })?;
+        let plan = pool_of_threads
+            .install(|| {
+                Plan::compile(
+                    state,
+                    architecture,
+                    topology,
+                    layer,
+                    pool,
+                    epsilon,
+                    input.side,
+                    &input.normalization,
+                    isa,
+                )
+            })
+            .ok_or(ExecuteError::InstructionSet { isa })?;
+        let arenas = (0..threads).map(|_| plan.arena()).collect();
         Ok(PlanExecutor {
             plan,
             width: architecture.features(layer, pool, input.side),
             input,
-            threads,
+            threads: pool_of_threads,
             arenas,
         })
     }

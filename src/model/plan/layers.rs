@@ -47,10 +47,8 @@ pub struct Filters {
 impl Filters {
     /// Packs a convolution; negative outputs are cut if `relu`.
     pub fn new(folded: &Folded, kernels: &Kernels, relu: bool) -> Filters {
-        let (out, into) = (folded.out_channels, folded.in_channels);
-        let weights = folded.rounded();
         Filters {
-            weights: PackedWeights::new(&weights, out, into, folded.taps, kernels.max_blocks),
+            weights: folded.packed(kernels),
             bias: folded.rounded_bias(),
             relu,
         }

@@ -13,6 +13,9 @@ use crate::kernels::{AlignedBuffer, BLOCK, Kernels, PackedWeights, Tile};
 use crate::model::plan::fold::Folded;
 use crate::model::plan::layers::{CACHE, Extent, pieces};
 
+/// Weights of a filter.
+const TAPS: usize = 9;
+
 /// Weights and bias of a 3x3 convolution with stride 1, a border of one zero and cut negatives.
 pub struct Winograd {
     weights: PackedWeights,
@@ -23,14 +26,25 @@ pub struct Winograd {
 impl Winograd {
     /// Transforms and packs a 3x3 convolution over maps of `extent`.
     pub fn new(folded: &Folded, kernels: &Kernels, extent: Extent) -> Winograd {
-        let (filters, _) = folded.weights.as_chunks::<9>();
-        let weights: Vec<f32> = filters
-            .iter()
-            .flat_map(|filter| transform_filter(filter).map(|value| value as f32))
-            .collect();
-        let (out, into) = (folded.out_channels, folded.in_channels);
+        let channels = (folded.out_channels, folded.in_channels);
+        let blocks = kernels.max_blocks;
         Winograd {
-            weights: PackedWeights::new(&weights, out, into, PRODUCTS, kernels.max_blocks),
+            weights: PackedWeights::computed(
+                channels,
+                PRODUCTS,
+                blocks,
+                |outs, in_channel, products| {
+                    let mut filters = [[0.0; BLOCK]; TAPS];
+                    for (lane, out_channel) in outs.enumerate() {
+                        let scale = folded.scale[out_channel];
+                        let filter = folded.filter(out_channel, in_channel);
+                        for (tap, &weight) in filters.iter_mut().zip(filter) {
+                            tap[lane] = f64::from(weight) * scale;
+                        }
+                    }
+                    transform_filters(&filters, products);
+                },
+            ),
             bias: folded.rounded_bias(),
             extent,
         }
@@ -143,30 +157,44 @@ fn row_floats(tiles: usize) -> usize {
     (tiles | 1) * BLOCK
 }
 
-/// The products in which a 3x3 filter takes part: `[POINTS, POINTS]`, in f64.
-fn transform_filter(filter: &[f64]) -> [f64; PRODUCTS] {
-    let (a2, b2) = (A * A, B * B);
-    let evaluate = |[f0, f1, f2]: [f64; 3]| {
-        let at = |point: f64, norm: f64| (f0 + point * f1 + point * point * f2) / norm;
-        [
-            at(0.0, a2 * b2),
-            at(A, 2.0 * a2 * (a2 - b2)),
-            at(-A, 2.0 * a2 * (a2 - b2)),
-            at(B, 2.0 * b2 * (b2 - a2)),
-            at(-B, 2.0 * b2 * (b2 - a2)),
-            f2,
-        ]
-    };
-    let rows: [_; 3] =
-        std::array::from_fn(|row| evaluate(std::array::from_fn(|column| filter[3 * row + column])));
-    let mut products = [0.0; PRODUCTS];
+/// The products in which each of sixteen 3x3 filters takes part, computed in f64: `[PRODUCTS]` rows.
+fn transform_filters(filters: &[[f64; BLOCK]; TAPS], products: &mut [[f32; BLOCK]]) {
+    let mut rows = [[[0.0; BLOCK]; POINTS]; 3];
+    for (row, filters) in rows.iter_mut().zip(filters.as_chunks::<3>().0) {
+        *row = evaluate(&filters[0], &filters[1], &filters[2]);
+    }
     for column in 0..POINTS {
-        let values = evaluate(std::array::from_fn(|row| rows[row][column]));
-        for (row, value) in values.into_iter().enumerate() {
-            products[POINTS * row + column] = value;
+        let values = evaluate(&rows[0][column], &rows[1][column], &rows[2][column]);
+        for (row, values) in values.iter().enumerate() {
+            let product = &mut products[POINTS * row + column];
+            for (to, &from) in product.iter_mut().zip(values) {
+                *to = from as f32;
+            }
         }
     }
-    products
+}
+
+/// Sixteen polynomials of degree 2 at every point, over the product of the point's distances from
+/// the other finite points; at infinity the leading coefficient.
+fn evaluate(f0: &[f64; BLOCK], f1: &[f64; BLOCK], f2: &[f64; BLOCK]) -> [[f64; BLOCK]; POINTS] {
+    const A2: f64 = A * A;
+    const B2: f64 = B * B;
+    const AT_ZERO: f64 = 1.0 / (A2 * B2);
+    const AT_A: f64 = 1.0 / (2.0 * A2 * (A2 - B2));
+    const AT_B: f64 = 1.0 / (2.0 * B2 * (B2 - A2));
+    let mut values = [[0.0; BLOCK]; POINTS];
+    for lane in 0..BLOCK {
+        let (f0, f1, f2) = (f0[lane], f1[lane], f2[lane]);
+        let (even_a, odd_a) = (f0 + A2 * f2, A * f1);
+        let (even_b, odd_b) = (f0 + B2 * f2, B * f1);
+        values[0][lane] = f0 * AT_ZERO;
+        values[1][lane] = (even_a + odd_a) * AT_A;
+        values[2][lane] = (even_a - odd_a) * AT_A;
+        values[3][lane] = (even_b + odd_b) * AT_B;
+        values[4][lane] = (even_b - odd_b) * AT_B;
+        values[5][lane] = f2;
+    }
+    values
 }
 
 /// Tiles of 4x4 outputs of one image, row by row; the last ones of a row and of a column may hang
@@ -307,7 +335,9 @@ mod tests {
                 .enumerate()
                 .map(|(at, sum)| (sum + f64::from(bias[at % BLOCK])).max(0.0))
                 .collect();
-            let weights = transform_filter(&filter);
+            let filters = std::array::from_fn(|tap| [filter[tap]; BLOCK]);
+            let mut weights = [[0.0; BLOCK]; PRODUCTS];
+            transform_filters(&filters, &mut weights);
             let mut first: Option<Vec<f32>> = None;
             for kernels in Isa::available().into_iter().filter_map(Kernels::of) {
                 let isa = kernels.isa;
@@ -319,7 +349,7 @@ mod tests {
                     let mut products = vec![0.0; PRODUCTS * stride];
                     transform_input(&kernels, grid, part.clone(), &input, &mut products, stride);
                     for (row, weight) in products.chunks_exact_mut(stride).zip(weights) {
-                        row.iter_mut().for_each(|value| *value *= weight as f32);
+                        row.iter_mut().for_each(|value| *value *= weight[0]);
                     }
                     transform_output(
                         &kernels,

@@ -24,8 +24,17 @@ fn executor(
     threads: usize,
     isa: Isa,
 ) -> PlanExecutor {
-    PlanExecutor::new(state, topology, layer, pool, 1e-5, input, threads, isa)
-        .expect("weights fit and the instruction set is there")
+    PlanExecutor::new(
+        state.clone(),
+        topology,
+        layer,
+        pool,
+        1e-5,
+        input,
+        threads,
+        isa,
+    )
+    .expect("weights fit and the instruction set is there")
 }
 
 /// Images with some structure, all different.
