@@ -9,9 +9,10 @@
 use std::ops::Range;
 
 use crate::kernels::filtering::{A, B, OUTPUTS, POINTS, PRODUCTS};
-use crate::kernels::{AlignedBuffer, BLOCK, Kernels, PackedWeights, Tile};
+use crate::kernels::{AlignedBuffer, BLOCK, CacheSizes, Kernels, PackedWeights, Tile};
+use crate::model::plan::crew::Crew;
 use crate::model::plan::fold::Folded;
-use crate::model::plan::layers::{CACHE, Extent, pieces};
+use crate::model::plan::layers::{Extent, cache_for_activations, pieces};
 
 /// Weights of a filter.
 const TAPS: usize = 9;
@@ -21,30 +22,35 @@ pub struct Winograd {
     weights: PackedWeights,
     bias: AlignedBuffer,
     extent: Extent,
+    /// Tiles whose products are worked on at a time.
+    chunk: usize,
 }
 
 impl Winograd {
     /// Transforms and packs a 3x3 convolution over maps of `extent`.
-    pub fn new(folded: &Folded, kernels: &Kernels, extent: Extent) -> Winograd {
+    pub fn new(
+        folded: &Folded,
+        kernels: &Kernels,
+        caches: &CacheSizes,
+        extent: Extent,
+    ) -> Winograd {
         let channels = (folded.out_channels, folded.in_channels);
         let blocks = kernels.max_blocks;
-        Winograd {
-            weights: PackedWeights::computed(
-                channels,
-                PRODUCTS,
-                blocks,
-                |outs, in_channel, products| {
-                    let mut filters = [[0.0; BLOCK]; TAPS];
-                    for (lane, out_channel) in outs.enumerate() {
-                        let scale = folded.scale[out_channel];
-                        let filter = folded.filter(out_channel, in_channel);
-                        for (tap, &weight) in filters.iter_mut().zip(filter) {
-                            tap[lane] = f64::from(weight) * scale;
-                        }
+        let weights =
+            PackedWeights::computed(channels, PRODUCTS, blocks, |outs, in_channel, products| {
+                let mut filters = [[0.0; BLOCK]; TAPS];
+                for (lane, out_channel) in outs.enumerate() {
+                    let scale = folded.scale[out_channel];
+                    let filter = folded.filter(out_channel, in_channel);
+                    for (tap, &weight) in filters.iter_mut().zip(filter) {
+                        tap[lane] = f64::from(weight) * scale;
                     }
-                    transform_filters(&filters, products);
-                },
-            ),
+                }
+                transform_filters(&filters, products);
+            });
+        Winograd {
+            chunk: tiles_in_cache(kernels, caches, weights.blocks() + weights.out_blocks()),
+            weights,
             bias: folded.rounded_bias(),
             extent,
         }
@@ -55,22 +61,19 @@ impl Winograd {
         self.weights.out_blocks()
     }
 
-    /// Tiles whose products are worked on at a time.
-    ///
-    /// As many as fit the cache with all their products; but every chunk reads all weights, so with
-    /// many channels, where products of few tiles fill the cache already, there are at least as many
-    /// as make this traffic small.
-    fn tiles_at_once(&self, kernels: &Kernels, images: usize) -> usize {
-        let blocks = self.weights.blocks() + self.out_blocks();
-        let fit = CACHE / (PRODUCTS * blocks * BLOCK * size_of::<f32>());
-        let least = LEAST_TILES / kernels.max_pixels;
-        let most = (fit / kernels.max_pixels).max(least) * kernels.max_pixels;
-        most.min(images * tiles(self.extent))
+    /// Pairs of an input and an output channel, those of filled-up channels among them.
+    pub fn channel_pairs(&self) -> usize {
+        self.weights.blocks() * self.weights.out_blocks() * BLOCK * BLOCK
+    }
+
+    /// Tiles of an image.
+    pub fn tiles_of_image(&self) -> usize {
+        tiles(self.extent)
     }
 
     /// Floats of room for the transformed input, and for the products.
-    pub fn room(&self, kernels: &Kernels, images: usize) -> (usize, usize) {
-        let floats = PRODUCTS * row_floats(self.tiles_at_once(kernels, images));
+    pub fn room(&self, images: usize) -> (usize, usize) {
+        let floats = PRODUCTS * row_floats(self.chunk.min(images * tiles(self.extent)));
         (self.weights.blocks() * floats, self.out_blocks() * floats)
     }
 
@@ -79,6 +82,7 @@ impl Winograd {
     pub fn run(
         &self,
         kernels: &Kernels,
+        crew: Crew,
         images: usize,
         input: &[f32],
         (transformed, products): (&mut [f32], &mut [f32]),
@@ -86,36 +90,56 @@ impl Winograd {
     ) {
         let map = images * self.extent.pixels() * BLOCK;
         let total = images * tiles(self.extent);
-        for (first, count) in pieces(total, self.tiles_at_once(kernels, images)) {
-            let range = first..first + count;
+        let (biases, _) = self.bias.as_chunks::<BLOCK>();
+        let share = crew.share(self.weights.groups());
+        for (first, count) in pieces(total, self.chunk) {
+            let tiles = first..first + count;
             let row = row_floats(count);
             let block_stride = PRODUCTS * row;
-            let blocks = input.chunks_exact(map).take(self.weights.blocks());
-            for (input, to) in blocks.zip(transformed.chunks_exact_mut(block_stride)) {
-                transform_input(kernels, self.extent, range.clone(), input, to, row);
-            }
-            for product in 0..PRODUCTS {
-                self.multiply(kernels, product, count, transformed, products);
-            }
-            let (biases, _) = self.bias.as_chunks::<BLOCK>();
-            let blocks = products.chunks_exact(block_stride).zip(biases);
-            for ((from, bias), output) in blocks.zip(output.chunks_exact_mut(map)) {
-                transform_output(
-                    kernels,
-                    self.extent,
-                    range.clone(),
-                    (from, row),
-                    bias,
-                    output,
-                );
-            }
+            let transformed = &mut transformed[..self.weights.blocks() * block_stride];
+            let inputs = input.chunks_exact(map);
+            crew.each(
+                transformed.chunks_exact_mut(block_stride).zip(inputs),
+                |(to, input)| {
+                    transform_input(kernels, self.extent, tiles.clone(), input, to, row);
+                },
+            );
+            let transformed = &*transformed;
+            let products = &mut products[..self.out_blocks() * block_stride];
+            let floats = self.weights.first_block_of(share) * block_stride;
+            crew.each(
+                products.chunks_mut(floats).enumerate(),
+                |(part, products)| {
+                    let groups = part * share..self.weights.groups().min((part + 1) * share);
+                    for product in 0..PRODUCTS {
+                        self.multiply(
+                            kernels,
+                            groups.clone(),
+                            product,
+                            count,
+                            transformed,
+                            products,
+                        );
+                    }
+                },
+            );
+            let products = products.chunks_exact(block_stride).zip(biases);
+            crew.each(
+                products.zip(output.chunks_exact_mut(map)),
+                |((from, bias), output)| {
+                    let from = (from, row);
+                    transform_output(kernels, self.extent, tiles.clone(), from, bias, output);
+                },
+            );
         }
     }
 
-    /// One of the 36 matrix products: `[blocks, PRODUCTS, row]` to the same.
+    /// One of the 36 matrix products, for some groups of output blocks: `[blocks, PRODUCTS, row]` to
+    /// the same.
     fn multiply(
         &self,
         kernels: &Kernels,
+        groups: Range<usize>,
         product: usize,
         tiles: usize,
         transformed: &[f32],
@@ -123,8 +147,9 @@ impl Winograd {
     ) {
         let row = row_floats(tiles);
         let stride = PRODUCTS * row;
-        for group in 0..self.weights.groups() {
-            let first = self.weights.first_block_of(group) * stride;
+        let first_block = self.weights.first_block_of(groups.start);
+        for group in groups {
+            let first = (self.weights.first_block_of(group) - first_block) * stride;
             for (start, length) in pieces(tiles, kernels.max_pixels) {
                 let at = product * row + start * BLOCK;
                 let tile = Tile {
@@ -147,9 +172,21 @@ impl Winograd {
     }
 }
 
-/// Tiles that share a reading of the weights: 64 bytes of weights are read for every 16 of them and
-/// 16 multiply-adds of vectors, so with 56 a core at full speed reads little more than 1 byte a cycle.
-const LEAST_TILES: usize = 56;
+/// Tiles whose products are worked on at a time, with so many channel blocks of input and output.
+///
+/// As many as fit the second-level cache with all their products; but every chunk reads all weights,
+/// so with many channels, where products of few tiles fill that cache already, there are at least as
+/// many as make this traffic small.
+fn tiles_in_cache(kernels: &Kernels, caches: &CacheSizes, blocks: usize) -> usize {
+    let tile = PRODUCTS * blocks * BLOCK * size_of::<f32>();
+    let fit = cache_for_activations(caches) / tile / kernels.max_pixels;
+    fit.max(LEAST_READINGS) * kernels.max_pixels
+}
+
+/// Kernel calls that share a reading of the weights, at least: 64 bytes of weights are read for
+/// every 16 of them and 16 multiply-adds of vectors a pixel, so that with four calls of 14 pixels a
+/// core at full speed reads little more than 1 byte a cycle.
+const LEAST_READINGS: usize = 4;
 
 /// Floats from one product to the next: those of all tiles, made an odd number of cache lines, or
 /// the 36 lines that a transform touches could all fall into a few sets of the cache.
