@@ -406,7 +406,8 @@ fn avx2_and_avx512_give_the_same_bits() {
 fn unchecked(executor: &mut PlanExecutor, images: &[&[u8]]) -> Vec<f32> {
     let mut features = vec![0.0; images.len() * executor.width];
     let arena = &mut executor.arenas[0];
-    executor.plan.run(arena, images, &mut features);
+    let plan = &executor.plan;
+    plan.run(Crew::Alone, arena, images, &mut features);
     features
 }
 
