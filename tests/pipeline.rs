@@ -151,6 +151,12 @@ fn a_run_writes_every_file_of_the_contract_and_nothing_else() {
     assert_eq!(metrics["settings"]["components"]["source"], "flag");
     assert_eq!(metrics["settings"]["layer"]["source"], "default");
     assert!(metrics["images_per_second"].as_f64().unwrap() > 0.0);
+    let first_features = metrics["first_features_seconds"].as_f64().unwrap();
+    assert!(first_features > 0.0);
+    let peaks: Vec<u64> =
+        serde_json::from_value(metrics["environment"]["peak_memory_bytes_per_rank"].clone())
+            .unwrap();
+    assert!(peaks.len() == 3 && peaks.iter().all(|&peak| peak > 1 << 20));
     assert!(
         metrics["certificate"]["orthogonality"]["value"]
             .as_f64()

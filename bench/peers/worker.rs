@@ -187,7 +187,7 @@ fn load(
     threads: usize,
 ) -> Result<PlanExecutor, Box<dyn Error>> {
     let state = read(&model.join("weights.safetensors"))?;
-    let tensors: &Tensors = &state.tensors;
+    let tensors: Tensors = state.tensors;
     let input = InputSpec {
         side: SIDE as usize,
         normalization: preprocess_of(state.origin.preprocess).normalization(),

@@ -25,6 +25,7 @@ pub struct Comm {
     // Dropped last: ends MPI.
     world: SimpleCommunicator,
     _universe: Universe,
+    began: Instant,
 }
 
 impl Comm {
@@ -33,6 +34,7 @@ impl Comm {
     /// # Errors
     /// When the library refuses to be used beside other threads.
     pub fn start() -> Result<Self, Failure> {
+        let began = Instant::now();
         let (universe, threading) = mpi::initialize_with_threading(Threading::Funneled)
             .ok_or_else(|| Failure::new(Kind::Internal, "MPI was started twice"))?;
         if threading < Threading::Funneled {
@@ -44,7 +46,13 @@ impl Comm {
         Ok(Comm {
             world: universe.world(),
             _universe: universe,
+            began,
         })
+    }
+
+    /// When MPI was about to be started, which is the first thing that the program does.
+    pub fn began(&self) -> Instant {
+        self.began
     }
 
     /// Number of this rank, from 0.

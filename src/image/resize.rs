@@ -6,18 +6,14 @@
 //! network's reference leave no room for other levels, and `fast_image_resize` 6.1, which keeps its weights in
 //! 16 bits, gave other ones in 11 to 14 % of the places on photographs; hence this module.
 //!
-//! Only integers are added, so the result does not depend on the CPU.
+//! Only integers are added, so the result does not depend on the CPU; the loops are in
+//! [`crate::kernels::resampling`].
 
 use std::ops::Range;
 
 use super::Rgb8;
-
-/// Bits behind the point of a weight: 8 bits of a level and 2 of headroom, since the weights of a
-/// bicubic window add up to 1 but are partly negative, leave 22 of the 32.
-const PRECISION: u32 = 32 - 8 - 2;
-
-/// Where every sum starts, so that cutting off the bits behind the point rounds.
-const ONE_HALF: i32 = 1 << (PRECISION - 1);
+use crate::kernels::Isa;
+use crate::kernels::resampling::{ONE_HALF, PRECISION, Resampling, Window, unpack};
 
 /// A resampling filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,15 +121,18 @@ fn vertical_first(image: &Rgb8, width: u32, height: u32) -> bool {
 
 /// Mixes the pixels of every row, then the rows.
 fn rows_of_resampled_columns(image: &Rgb8, columns: &Windows, rows: &Windows) -> Vec<u8> {
+    let resampling = Resampling::of(Isa::detect());
     let stride = image.width as usize * 3;
     let line_len = columns.len() * 3;
     let mut line = vec![0; line_len];
+    let mut unpacked = Vec::new();
     let mut sums = vec![ONE_HALF; line_len * rows.len()];
     let mut first_open = 0;
     // Every row of the image is resampled once and added to the rows of the result that want it. Both ends of the
     // windows only move down, so those rows are neighbours.
     for y in rows.inputs() {
-        columns.resample(&image.pixels[y * stride..][..stride], &mut line);
+        unpack(&image.pixels[y * stride..][..stride], &mut unpacked);
+        columns.resample(&resampling, &unpacked, &mut line);
         while rows.inputs_of(first_open).end <= y {
             first_open += 1;
         }
@@ -142,42 +141,33 @@ fn rows_of_resampled_columns(image: &Rgb8, columns: &Windows, rows: &Windows) ->
             if inputs.start > y {
                 break;
             }
-            add_weighted(sums, &line, rows.weights_of(row)[y - inputs.start]);
+            resampling.add_row(sums, &line, rows.weights_of(row)[y - inputs.start]);
         }
     }
-    sums.into_iter().map(to_level).collect()
+    let mut pixels = vec![0; sums.len()];
+    resampling.to_levels(&sums, &mut pixels);
+    pixels
 }
 
 /// Mixes the rows, then the pixels of every row.
 fn columns_of_resampled_rows(image: &Rgb8, columns: &Windows, rows: &Windows) -> Vec<u8> {
+    let resampling = Resampling::of(Isa::detect());
     let stride = image.width as usize * 3;
     let line_len = columns.len() * 3;
     let mut sums = vec![ONE_HALF; stride];
     let mut line = vec![0; stride];
+    let mut unpacked = Vec::new();
     let mut pixels = vec![0; line_len * rows.len()];
     for (row, output) in pixels.chunks_exact_mut(line_len).enumerate() {
         sums.fill(ONE_HALF);
         for (y, &weight) in rows.inputs_of(row).zip(rows.weights_of(row)) {
-            add_weighted(&mut sums, &image.pixels[y * stride..][..stride], weight);
+            resampling.add_row(&mut sums, &image.pixels[y * stride..][..stride], weight);
         }
-        for (level, &sum) in line.iter_mut().zip(&sums) {
-            *level = to_level(sum);
-        }
-        columns.resample(&line, output);
+        resampling.to_levels(&sums, &mut line);
+        unpack(&line, &mut unpacked);
+        columns.resample(&resampling, &unpacked, output);
     }
     pixels
-}
-
-/// Adds the levels of a row to the sums of a row.
-fn add_weighted(sums: &mut [i32], levels: &[u8], weight: i32) {
-    for (sum, &level) in sums.iter_mut().zip(levels) {
-        *sum += weight * i32::from(level);
-    }
-}
-
-/// Rounds a sum of weighted levels, which started at one half, back to a level.
-fn to_level(sum: i32) -> u8 {
-    (sum >> PRECISION).clamp(0, 255) as u8
 }
 
 /// For every pixel of the result along one side: which pixels of the image it takes, and how much of each.
@@ -185,13 +175,6 @@ struct Windows {
     windows: Vec<Window>,
     /// The weights of all windows, one after the other.
     weights: Vec<i32>,
-}
-
-struct Window {
-    /// The first pixel of the image that counts.
-    first: usize,
-    /// Where its weights lie in `Windows::weights`.
-    weights: Range<usize>,
 }
 
 impl Windows {
@@ -247,19 +230,9 @@ impl Windows {
     }
 
     /// Resamples one row of an image.
-    fn resample(&self, input: &[u8], output: &mut [u8]) {
-        let (input, _) = input.as_chunks::<3>();
+    fn resample(&self, resampling: &Resampling, row: &[[i32; 4]], output: &mut [u8]) {
         let (output, _) = output.as_chunks_mut::<3>();
-        for (pixel, window) in output.iter_mut().zip(&self.windows) {
-            let weights = &self.weights[window.weights.clone()];
-            let mut sums = [ONE_HALF; 3];
-            for (levels, &weight) in input[window.first..].iter().zip(weights) {
-                for (sum, &level) in sums.iter_mut().zip(levels) {
-                    *sum += weight * i32::from(level);
-                }
-            }
-            *pixel = sums.map(to_level);
-        }
+        resampling.mix_pixels(row, &self.windows, &self.weights, output);
     }
 }
 

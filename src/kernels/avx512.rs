@@ -17,6 +17,10 @@ pub(super) const MAX_PIXELS: usize = 14;
 /// Blocks of output channels in the largest tile.
 pub(super) const MAX_BLOCKS: usize = 2;
 
+/// Rows of weights between the one that is used and the one that is fetched: a few hundred cycles of
+/// multiplications, which is what the memory takes to answer.
+const AHEAD: usize = 16;
+
 /// A tile with all its sizes known to the compiler.
 type ConvTile = unsafe fn(&Tile<'_>, &mut [f32]);
 
@@ -93,17 +97,35 @@ unsafe fn conv<const PIXELS: usize, const BLOCKS: usize, const STRIDE: usize>(
         });
     }
 
+    // The output and the residual are touched at the end only, when nothing is left to do while
+    // they come from far away.
+    unroll!(up to 2: block < BLOCKS {
+        unroll!(up to 14: pixel < PIXELS {
+            let at = block * tile.out_block_stride + pixel * BLOCK;
+            // SAFETY: a prefetch reads nothing; the offset is within the output and the residual.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_ET0>(output.as_ptr().add(at).cast());
+                if let Some(residual) = tile.residual {
+                    _mm_prefetch::<_MM_HINT_T0>(residual.as_ptr().add(at).cast());
+                }
+            }
+        });
+    });
+
     let mut weights = tile.weights.as_ptr();
     for &tap in tile.taps {
         for block in 0..tile.blocks {
             // SAFETY: `input_extent` covers every tap, block and pixel with its 16 channels, and
-            // `weights_extent` as many rows of weights as this loop takes steps.
+            // `weights_extent` as many rows of weights as this loop takes steps. A prefetch behind
+            // the weights reads nothing.
             unsafe {
                 let input = tile.input.as_ptr().add(tap + block * tile.block_stride);
                 for channel in 0..BLOCK {
                     let mut row = [_mm512_setzero_ps(); BLOCKS];
                     unroll!(up to 2: block < BLOCKS {
                         row[block] = _mm512_loadu_ps(weights.add(block * BLOCK));
+                        let ahead = weights.wrapping_add((AHEAD * BLOCKS + block) * BLOCK);
+                        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
                     });
                     unroll!(up to 14: pixel < PIXELS {
                         let value = _mm512_set1_ps(*input.add(pixel * stride + channel));

@@ -18,9 +18,11 @@
 //! behind it are unsafe; [`Kernels::conv_tile`] is the safe door in front of them.
 
 pub mod aligned;
+pub mod cache;
 pub mod filtering;
 pub mod isa;
 pub mod pack;
+pub mod resampling;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -41,6 +43,7 @@ mod properties;
 use filtering::{OUTPUTS, POINTS, PRODUCTS};
 
 pub use aligned::AlignedBuffer;
+pub use cache::CacheSizes;
 pub use isa::{Isa, UnknownIsa};
 pub use pack::PackedWeights;
 

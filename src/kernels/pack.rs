@@ -1,5 +1,9 @@
 //! Weights in the order in which the kernels read them.
 
+use std::ops::Range;
+
+use rayon::prelude::*;
+
 use super::{AlignedBuffer, BLOCK};
 
 /// The weights of a convolution, packed once: `[groups][taps, blocks, 16, out_blocks * 16]`.
@@ -30,38 +34,74 @@ impl PackedWeights {
         taps: usize,
         group_blocks: usize,
     ) -> Self {
-        assert!(
-            out_channels > 0 && in_channels > 0 && taps > 0 && group_blocks > 0,
-            "weights [{out_channels}, {in_channels}, {taps}] in groups of {group_blocks}"
-        );
         assert_eq!(
             weights.len(),
             out_channels * in_channels * taps,
             "floats of weights"
         );
+        let channels = (out_channels, in_channels);
+        PackedWeights::computed(channels, taps, group_blocks, |outs, in_channel, rows| {
+            for (lane, out_channel) in outs.enumerate() {
+                let first = (out_channel * in_channels + in_channel) * taps;
+                for (row, &weight) in rows.iter_mut().zip(&weights[first..][..taps]) {
+                    row[lane] = weight;
+                }
+            }
+        })
+    }
+
+    /// Packs weights of `(out_channels, in_channels)` that are made on the way, by all threads of
+    /// the pool that this runs in.
+    ///
+    /// `compute` gets up to sixteen neighbouring output channels and an input channel, and sets
+    /// their weights in `[taps]` rows of zeros.
+    ///
+    /// # Panics
+    ///
+    /// Where a count is zero.
+    pub fn computed(
+        (out_channels, in_channels): (usize, usize),
+        taps: usize,
+        group_blocks: usize,
+        compute: impl Fn(Range<usize>, usize, &mut [[f32; BLOCK]]) + Sync,
+    ) -> Self {
+        assert!(
+            out_channels > 0 && in_channels > 0 && taps > 0 && group_blocks > 0,
+            "weights [{out_channels}, {in_channels}, {taps}] in groups of {group_blocks}"
+        );
         let blocks = in_channels.div_ceil(BLOCK);
         let out_blocks = out_channels.div_ceil(BLOCK);
-        let data = AlignedBuffer::zeroed(out_blocks * taps * blocks * BLOCK * BLOCK);
-        let mut packed = PackedWeights {
+        let rows = taps * blocks * BLOCK;
+        let mut data = AlignedBuffer::zeroed(rows * out_blocks * BLOCK);
+        data.par_chunks_mut(rows * group_blocks * BLOCK)
+            .enumerate()
+            .for_each_init(
+                || vec![[0.0; BLOCK]; taps],
+                |weights, (group, packed)| {
+                    let first_block = group * group_blocks;
+                    let (packed, _) = packed.as_chunks_mut::<BLOCK>();
+                    let width = packed.len() / rows;
+                    for in_channel in 0..in_channels {
+                        for block in 0..width {
+                            let first = (first_block + block) * BLOCK;
+                            let outs = first..out_channels.min(first + BLOCK);
+                            weights.fill([0.0; BLOCK]);
+                            compute(outs, in_channel, weights);
+                            for (tap, weights) in weights.iter().enumerate() {
+                                let row = tap * blocks * BLOCK + in_channel;
+                                packed[row * width + block] = *weights;
+                            }
+                        }
+                    }
+                },
+            );
+        PackedWeights {
             data,
             taps,
             blocks,
             out_blocks,
             group_blocks,
-        };
-        for (out_channel, weights) in weights.chunks_exact(in_channels * taps).enumerate() {
-            let group = out_channel / (group_blocks * BLOCK);
-            let column = out_channel % (group_blocks * BLOCK);
-            let width = packed.out_blocks_of(group) * BLOCK;
-            let start = packed.start_of(group);
-            for (in_channel, weights) in weights.chunks_exact(taps).enumerate() {
-                for (tap, &weight) in weights.iter().enumerate() {
-                    let row = tap * blocks * BLOCK + in_channel;
-                    packed.data[start + row * width + column] = weight;
-                }
-            }
         }
-        packed
     }
 
     /// Taps of the convolution.

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::error::{Classify, Kind};
+use crate::model::weights::Tensor;
 use crate::model::{Layer, Pool, Tensors};
 
 /// Bottleneck blocks in each stage.
@@ -192,18 +193,20 @@ impl Architecture {
             });
         }
 
-        let holding = |bad: fn(&str, f32) -> bool| -> Vec<String> {
+        let holding = |is_bad: &dyn Fn(&str, &Tensor) -> bool| -> Vec<String> {
             let tensors = state.iter().filter(|(name, _)| known.contains(*name));
             tensors
-                .filter(|(name, tensor)| tensor.data.iter().any(|&value| bad(name, value)))
+                .filter(|(name, tensor)| is_bad(name, tensor))
                 .map(|(name, _)| name.clone())
                 .collect()
         };
-        let names = holding(|_, value| !value.is_finite());
+        let names = holding(&|_, tensor| tensor.first_not_finite().is_some());
         if !names.is_empty() {
             return Err(ArchitectureError::NotFinite { names });
         }
-        let names = holding(|name, value| name.ends_with(".running_var") && value < 0.0);
+        let names = holding(&|name, tensor| {
+            name.ends_with(".running_var") && tensor.data.iter().any(|&variance| variance < 0.0)
+        });
         if !names.is_empty() {
             return Err(ArchitectureError::NegativeVariance { names });
         }
@@ -286,7 +289,6 @@ fn is_unused(name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::model::reference;
-    use crate::model::weights::Tensor;
 
     fn ones(architecture: Architecture) -> Tensors {
         architecture

@@ -5,19 +5,33 @@
 //! products over all pixels, 3x3 convolutions with stride 1 go through Winograd's minimal filtering,
 //! those with stride 2 and the 7x7 stem are direct. Additions of shortcuts and ReLU happen in the
 //! kernels. [`crate::model::resnet50`] is the definition that this is held against.
+//!
+//! In topology v1 a stage takes every second pixel of the one before and nothing else of it. The last
+//! block of that stage computes only those: its 3x3 convolution has stride 2, and three quarters of
+//! its last convolution are left out.
 
+mod crew;
 mod fold;
 mod layers;
+mod profile;
+mod stem;
 mod winograd;
 
+use rayon::prelude::*;
+
 use crate::image::Normalization;
-use crate::kernels::{AlignedBuffer, BLOCK, Isa, Kernels};
+use crate::kernels::{AlignedBuffer, BLOCK, CacheSizes, Isa, Kernels};
 use crate::model::architecture::{Architecture, BLOCKS};
 use crate::model::{Layer, Pool, Tensors, Topology};
 
 use fold::Folded;
-use layers::{Extent, Filters, Stem, larger, subsample};
+use layers::{Extent, Filters, subsample};
+use profile::Watch;
+use stem::{Stem, StemRoom, larger};
 use winograd::Winograd;
+
+pub use crew::Crew;
+pub use profile::{Algorithm, StepProfile};
 
 /// Images that go through the later stages together, at most. There, weights are larger than the
 /// feature maps of an image, and reading them once for eight keeps memory out of the way.
@@ -73,13 +87,16 @@ enum Operation {
 
 /// An operation with its input and output.
 struct Step {
+    /// As in the state dict: `layer1.0.conv1`.
+    name: String,
     operation: Operation,
     from: Maps,
     to: Maps,
+    /// Pixels of the output in the definition of the network, for each that is computed.
+    defined: usize,
 }
 
 /// A run of steps for the same images.
-#[derive(Default)]
 struct Segment {
     steps: Vec<Step>,
 }
@@ -104,15 +121,21 @@ pub struct Plan {
 pub struct Arena {
     alone: [AlignedBuffer; SLOTS],
     together: [AlignedBuffer; SLOTS],
-    scratch: [AlignedBuffer; 3],
+    scratch: [AlignedBuffer; 2],
+    /// For as many threads as ever worked on the first layer together.
+    stems: Vec<StemRoom>,
 }
 
 impl Plan {
     /// Compiles a state dict that [`Architecture::check`] accepts; none where this machine lacks the
-    /// instruction set. `epsilon` is what batch norms add to the variance.
+    /// instruction set. `epsilon` is what batch norms add to the variance; no result depends on
+    /// `caches`.
+    ///
+    /// Packing takes most of the time, and all threads of the pool that this runs in. The weights
+    /// as trained go as they are packed, so that memory never holds all of both.
     #[expect(clippy::too_many_arguments, reason = "each is one choice of the user")]
     pub fn compile(
-        state: &Tensors,
+        mut state: Tensors,
         architecture: Architecture,
         topology: Topology,
         layer: Layer,
@@ -121,31 +144,46 @@ impl Plan {
         side: usize,
         normalization: &Normalization,
         isa: Isa,
+        caches: &CacheSizes,
     ) -> Option<Plan> {
         let kernels = Kernels::of(isa)?;
-        let fold = |conv: &str, norm: &str| Folded::new(state, conv, norm, epsilon);
-        let stem = Stem::new(fold("conv1", "bn1"), &kernels, side, normalization);
+        let stem = Folded::take(&mut state, "conv1", "bn1", epsilon);
+        let stem = Stem::new(stem, &kernels, caches, side, normalization);
         let mut compiler = Compiler {
-            kernels: &kernels,
-            fold: &fold,
+            state,
+            epsilon,
             topology,
+            layer,
             maps: Maps {
                 slot: Slot::Even,
                 blocks: stem.out_blocks(),
                 extent: stem.output(),
             },
+            drafts: Vec::new(),
         };
         let mut middle = compiler.maps;
-        let (mut alone, mut together) = (Segment::default(), Segment::default());
+        let mut count_alone = 0;
         for stage in Layer::ALL.into_iter().filter(|&stage| stage <= layer) {
+            compiler.stage(stage);
             if stage <= LAST_ALONE {
-                compiler.stage(stage, &mut alone.steps);
                 middle = compiler.maps;
-            } else {
-                compiler.stage(stage, &mut together.steps);
+                count_alone = compiler.drafts.len();
             }
         }
-        let output = compiler.maps;
+        let Compiler {
+            maps: output,
+            drafts,
+            ..
+        } = compiler;
+        let finished = drafts
+            .into_par_iter()
+            .map(|draft| draft.finish(&kernels, caches));
+        let mut alone = Segment {
+            steps: finished.collect(),
+        };
+        let together = Segment {
+            steps: alone.steps.split_off(count_alone),
+        };
         Some(Plan {
             kernels,
             stem,
@@ -163,6 +201,14 @@ impl Plan {
         self.kernels.isa
     }
 
+    fn stem_output(&self) -> Maps {
+        Maps {
+            slot: Slot::Even,
+            blocks: self.stem.out_blocks(),
+            extent: self.stem.output(),
+        }
+    }
+
     /// Memory for one thread.
     pub fn arena(&self) -> Arena {
         let together = if self.together.steps.is_empty() {
@@ -170,21 +216,13 @@ impl Plan {
         } else {
             GROUP
         };
-        let stem = Maps {
-            slot: Slot::Even,
-            blocks: self.stem.out_blocks(),
-            extent: self.stem.output(),
-        };
-        let mut scratch = [
-            self.stem.bordered_floats(),
-            self.stem.patch_floats(&self.kernels),
-            self.stem.convolved_floats(),
-        ];
+        let stem = self.stem_output();
+        let mut scratch = [self.stem.bordered_floats(), 0];
         for (segment, images) in [(&self.alone, 1), (&self.together, together)] {
             for step in &segment.steps {
                 let room = match &step.operation {
                     Operation::Direct(filters) => [filters.bordered_floats(step.from.extent), 0],
-                    Operation::Winograd(winograd) => winograd.room(&self.kernels, images).into(),
+                    Operation::Winograd(winograd) => winograd.room(images).into(),
                     Operation::Pointwise(..) | Operation::Subsample => [0, 0],
                 };
                 for (size, floats) in scratch.iter_mut().zip(room) {
@@ -196,20 +234,41 @@ impl Plan {
             alone: slots(&self.alone, stem, 1),
             together: slots(&self.together, self.middle, together),
             scratch: scratch.map(AlignedBuffer::zeroed),
+            stems: Vec::new(),
         }
     }
 
     /// Features of up to [`GROUP`] images of the plan's size, one row each.
-    pub fn run(&self, arena: &mut Arena, images: &[&[u8]], features: &mut [f32]) {
+    pub fn run(&self, crew: Crew, arena: &mut Arena, images: &[&[u8]], features: &mut [f32]) {
+        self.run_watched(crew, arena, images, features, &mut ());
+    }
+
+    fn run_watched(
+        &self,
+        crew: Crew,
+        arena: &mut Arena,
+        images: &[&[u8]],
+        features: &mut [f32],
+        watch: &mut impl Watch,
+    ) {
         let count = images.len();
         let width = features.len() / count;
+        // The stem is step 0.
+        let first_together = 1 + self.alone.steps.len();
         for (index, image) in images.iter().enumerate() {
-            let [bordered, patches, convolved] = &mut arena.scratch;
-            let first = &mut arena.alone[Slot::Even as usize];
+            let Arena {
+                alone,
+                scratch,
+                stems,
+                ..
+            } = arena;
+            let first = &mut alone[Slot::Even as usize][..self.stem_output().floats(1)];
+            watch.begins();
             self.stem
-                .run(&self.kernels, image, bordered, patches, convolved, first);
+                .run(&self.kernels, crew, image, &mut scratch[0], stems, first);
+            watch.has_done(0);
             self.alone
-                .run(&self.kernels, 1, &mut arena.alone, &mut arena.scratch);
+                .run(&self.kernels, crew, 1, alone, scratch, (watch, 1));
             let maps = &arena.alone[self.middle.slot as usize];
             if self.together.steps.is_empty() {
                 let row = &mut features[index * width..][..width];
@@ -224,11 +283,14 @@ impl Plan {
             }
         }
         if !self.together.steps.is_empty() {
+            watch.begins();
             self.together.run(
                 &self.kernels,
+                crew,
                 count,
                 &mut arena.together,
                 &mut arena.scratch,
+                (watch, first_together),
             );
             let maps = &arena.together[self.output.slot as usize];
             for (index, row) in features.chunks_exact_mut(width).enumerate() {
@@ -285,19 +347,23 @@ fn slots(segment: &Segment, input: Maps, images: usize) -> [AlignedBuffer; SLOTS
 }
 
 impl Segment {
+    /// Runs all steps; the watch counts them from `first_step`.
     fn run(
         &self,
         kernels: &Kernels,
+        crew: Crew,
         images: usize,
         slots: &mut [AlignedBuffer; SLOTS],
-        [first, second, _]: &mut [AlignedBuffer; 3],
+        [first, second]: &mut [AlignedBuffer; 2],
+        (watch, first_step): (&mut impl Watch, usize),
     ) {
-        for Step {
-            operation,
-            from,
-            to,
-        } in &self.steps
-        {
+        for (index, step) in self.steps.iter().enumerate() {
+            let Step {
+                operation,
+                from,
+                to,
+                ..
+            } = step;
             // Input, output and shortcut of a step are different slots, so each can be lent apart.
             let mut lent: [Option<&mut AlignedBuffer>; SLOTS] = slots.each_mut().map(Some);
             let mut lend = |slot: Slot| lent[slot as usize].take();
@@ -310,106 +376,189 @@ impl Segment {
                 Operation::Pointwise(filters, shortcut) => {
                     let residual = shortcut.and_then(&mut lend).map(|buffer| &buffer[..]);
                     let pixels = images * from.extent.pixels();
-                    filters.run(kernels, pixels, input, residual, output);
+                    filters.run(kernels, crew, pixels, input, residual, output);
                 }
                 Operation::Direct(filters) => {
-                    filters.run_3x3_stride_2(kernels, from.extent, images, input, first, output);
+                    let from = from.extent;
+                    filters.run_3x3_stride_2(kernels, crew, from, images, input, first, output);
                 }
                 Operation::Winograd(winograd) => {
-                    winograd.run(kernels, images, input, (first, second), output);
+                    winograd.run(kernels, crew, images, input, (first, second), output);
                 }
                 Operation::Subsample => subsample(from.extent, input, output),
             }
+            watch.has_done(first_step + index);
         }
     }
 }
 
-/// Walks the network and appends steps.
-struct Compiler<'a> {
-    kernels: &'a Kernels,
-    fold: &'a dyn Fn(&str, &str) -> Folded,
+/// A step whose weights are not packed yet.
+struct Draft {
+    name: String,
+    task: Task,
+    from: Maps,
+    to: Maps,
+    defined: usize,
+}
+
+/// What becomes an [`Operation`].
+enum Task {
+    Pointwise {
+        folded: Folded,
+        shortcut: Option<Slot>,
+        relu: bool,
+    },
+    Direct(Folded),
+    Winograd(Folded),
+    Subsample,
+}
+
+impl Draft {
+    fn finish(self, kernels: &Kernels, caches: &CacheSizes) -> Step {
+        let operation = match self.task {
+            Task::Pointwise {
+                folded,
+                shortcut,
+                relu,
+            } => {
+                let filters = Filters::new(&folded, kernels, caches, relu);
+                Operation::Pointwise(filters, shortcut)
+            }
+            Task::Direct(folded) => Operation::Direct(Filters::new(&folded, kernels, caches, true)),
+            Task::Winograd(folded) => {
+                let extent = self.from.extent;
+                Operation::Winograd(Winograd::new(&folded, kernels, caches, extent))
+            }
+            Task::Subsample => Operation::Subsample,
+        };
+        Step {
+            name: self.name,
+            operation,
+            from: self.from,
+            to: self.to,
+            defined: self.defined,
+        }
+    }
+}
+
+/// Where a block stands.
+#[derive(Clone, Copy)]
+struct Place {
+    stage: Layer,
+    is_first: bool,
+    /// Whether only every second pixel of its output is wanted.
+    is_sampled: bool,
+}
+
+/// Walks the network and appends what is to be done.
+struct Compiler {
+    /// What has not been walked over yet.
+    state: Tensors,
+    epsilon: f64,
     topology: Topology,
+    /// The last stage.
+    layer: Layer,
     /// Where the walk stands.
     maps: Maps,
+    drafts: Vec<Draft>,
 }
 
-impl Compiler<'_> {
-    fn stage(&mut self, stage: Layer, steps: &mut Vec<Step>) {
-        for block in 0..BLOCKS[stage.index()] {
-            self.bottleneck(&format!("{stage}.{block}"), stage, block == 0, steps);
+impl Compiler {
+    fn stage(&mut self, stage: Layer) {
+        let blocks = BLOCKS[stage.index()];
+        // Whether the next stage takes every second pixel and nobody else looks at them.
+        let is_sampled = self.topology == Topology::V1 && stage < self.layer;
+        for block in 0..blocks {
+            let at = format!("{stage}.{block}");
+            let place = Place {
+                stage,
+                is_first: block == 0,
+                is_sampled: is_sampled && block + 1 == blocks,
+            };
+            self.bottleneck(&at, place);
         }
     }
 
-    fn bottleneck(&mut self, at: &str, stage: Layer, is_first: bool, steps: &mut Vec<Step>) {
+    fn bottleneck(&mut self, at: &str, place: Place) {
         let input = self.maps;
-        let strides = is_first && stage != Layer::Layer1;
+        // The stride is on the first convolution or on the second; in v1 the stage before has
+        // taken it.
+        let strides_late =
+            place.is_first && place.stage != Layer::Layer1 && self.topology == Topology::V1_5;
         let mut source = input;
-        if strides {
+        if strides_late || place.is_sampled {
             source = Maps {
                 slot: Slot::Sampled,
                 extent: input.extent.halved(),
                 ..input
             };
-            push(steps, Operation::Subsample, input, source);
+            self.push(format!("{at}.sample"), Task::Subsample, input, source, 1);
         }
-        let shortcut = if is_first {
+        let shortcut = if place.is_first {
             let name = format!("{at}.downsample");
-            let folded = (self.fold)(&format!("{name}.0"), &format!("{name}.1"));
-            let filters = Filters::new(&folded, self.kernels, false);
-            self.pointwise(filters, None, source, Slot::Shortcut, steps)
+            let folded = self.fold(&format!("{name}.0"), &format!("{name}.1"));
+            self.pointwise(name, folded, None, source, Slot::Shortcut, 1)
         } else {
-            input
+            source
         };
-        let conv = |index| (self.fold)(&format!("{at}.conv{index}"), &format!("{at}.bn{index}"));
-        // The stride is on the first convolution or on the second.
-        let strides_late = strides && self.topology == Topology::V1_5;
-        let first = if strides_late { input } else { source };
-        let filters = Filters::new(&conv(1), self.kernels, true);
-        let narrow = self.pointwise(filters, None, first, Slot::Narrow1, steps);
-        let folded = conv(2);
-        let (operation, extent) = if strides_late {
-            let filters = Filters::new(&folded, self.kernels, true);
-            (Operation::Direct(filters), narrow.extent.halved())
+        let mut conv = |index| self.fold(&format!("{at}.conv{index}"), &format!("{at}.bn{index}"));
+        let [conv1, conv2, conv3] = [conv(1), conv(2), conv(3)];
+        let narrow = self.pointwise(format!("{at}.conv1"), conv1, None, input, Slot::Narrow1, 1);
+        let (task, extent) = if strides_late || place.is_sampled {
+            (Task::Direct(conv2), narrow.extent.halved())
         } else {
-            let winograd = Winograd::new(&folded, self.kernels, narrow.extent);
-            (Operation::Winograd(winograd), narrow.extent)
+            (Task::Winograd(conv2), narrow.extent)
         };
         let second = Maps {
             slot: Slot::Narrow2,
             extent,
             ..narrow
         };
-        push(steps, operation, narrow, second);
-        let filters = Filters::new(&conv(3), self.kernels, true);
+        let defined = if place.is_sampled { 4 } else { 1 };
+        self.push(format!("{at}.conv2"), task, narrow, second, defined);
         let slot = match input.slot {
             Slot::Even => Slot::Odd,
             _ => Slot::Even,
         };
-        self.maps = self.pointwise(filters, Some(shortcut.slot), second, slot, steps);
+        let name = format!("{at}.conv3");
+        self.maps = self.pointwise(name, conv3, Some(shortcut.slot), second, slot, defined);
+    }
+
+    fn fold(&mut self, conv: &str, norm: &str) -> Folded {
+        Folded::take(&mut self.state, conv, norm, self.epsilon)
     }
 
     fn pointwise(
-        &self,
-        filters: Filters,
+        &mut self,
+        name: String,
+        folded: Folded,
         shortcut: Option<Slot>,
         from: Maps,
         slot: Slot,
-        steps: &mut Vec<Step>,
+        defined: usize,
     ) -> Maps {
         let to = Maps {
             slot,
-            blocks: filters.out_blocks(),
+            blocks: folded.out_channels.div_ceil(BLOCK),
             ..from
         };
-        push(steps, Operation::Pointwise(filters, shortcut), from, to);
+        let task = Task::Pointwise {
+            folded,
+            shortcut,
+            // A projected shortcut is added before negative values are cut.
+            relu: slot != Slot::Shortcut,
+        };
+        self.push(name, task, from, to, defined);
         to
     }
-}
 
-fn push(steps: &mut Vec<Step>, operation: Operation, from: Maps, to: Maps) {
-    steps.push(Step {
-        operation,
-        from,
-        to,
-    });
+    fn push(&mut self, name: String, task: Task, from: Maps, to: Maps, defined: usize) {
+        self.drafts.push(Draft {
+            name,
+            task,
+            from,
+            to,
+            defined,
+        });
+    }
 }

@@ -30,6 +30,9 @@ pub struct Metrics {
     /// Images that this run pushed through the network, divided by the seconds from the first read
     /// to the last feature on the slowest rank; `None` where it pushed none.
     pub images_per_second: Option<f64>,
+    /// Seconds from the start of the program to the features of its first batch, on the rank where
+    /// that took longest; `None` where no features were computed.
+    pub first_features_seconds: Option<f64>,
     /// Bytes of image files read by this run.
     pub bytes_read: u64,
     /// Time per phase over the ranks, in the order of a run.
@@ -123,6 +126,9 @@ pub struct Environment {
     pub hosts: Vec<String>,
     /// Threads of every rank, in the order of the ranks.
     pub threads_per_rank: Vec<usize>,
+    /// Largest resident memory of every rank in bytes, in the order of the ranks; 0 where the
+    /// system does not tell it.
+    pub peak_memory_bytes_per_rank: Vec<u64>,
     /// What ran the network: implementation, device, instruction set.
     pub executor: String,
     /// The BLAS library and the core it chose.
@@ -195,6 +201,7 @@ pub(crate) mod tests {
                 computed: 9,
             },
             images_per_second: Some(7.25),
+            first_features_seconds: Some(0.75),
             bytes_read: 451_000,
             phases: Phase::ALL
                 .into_iter()
@@ -226,6 +233,7 @@ pub(crate) mod tests {
                 ranks: 3,
                 hosts: vec!["node-1".into(), "node-2".into()],
                 threads_per_rank: vec![4, 4, 8],
+                peak_memory_bytes_per_rank: vec![300_000_000, 290_000_000, 0],
                 executor: "burn-flex on cpu, AVX-512".into(),
                 blas: "OpenBLAS 0.3.21 SkylakeX".into(),
                 mpi: "Open MPI 4.1.4".into(),
@@ -278,9 +286,14 @@ pub(crate) mod tests {
         assert_eq!(json["images"]["failed"], 2);
         assert_eq!(json["images"]["computed"], 9);
         assert_eq!(json["images_per_second"], 7.25);
+        assert_eq!(json["first_features_seconds"], 0.75);
         assert_eq!(json["bytes_read"], 451_000);
         assert_eq!(json["certificate"]["passed"], true);
         assert_eq!(json["environment"]["threads_per_rank"][2], 8);
+        assert_eq!(
+            json["environment"]["peak_memory_bytes_per_rank"][1],
+            290_000_000
+        );
         assert_eq!(json["settings"]["variance"]["source"], "flag");
         assert_eq!(json["weights"]["pretrained"], true);
         assert_eq!(json["model"]["explained_variance_ratio"][1], 0.25);

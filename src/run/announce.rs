@@ -4,12 +4,13 @@ use super::network::Network;
 use super::publish::{Finished, results};
 use crate::comm::Comm;
 use crate::comm::hosts::Place;
+use crate::kernels::CacheSizes;
 use crate::linalg;
 use crate::model::executor::Executor;
 use crate::pca::{self, Model, PcaSettings, Rows};
 use crate::timing::{Phase, Summary};
 use std::collections::{BTreeMap, BTreeSet};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// Ranks, hosts and threads; warns where the launcher keeps cores from a rank.
 pub fn start(comm: &Comm, place: &Place, threads: usize) {
@@ -36,6 +37,7 @@ pub fn start(comm: &Comm, place: &Place, threads: usize) {
 pub fn network(network: &Network, executor: &dyn Executor) {
     info!(weights = network.id, "weights   {}", network.describe());
     info!("network   {}", executor.describe());
+    debug!("caches    {}", CacheSizes::detect());
 }
 
 /// Says so where ranks run on processors for which the network or BLAS choose other kernels: results

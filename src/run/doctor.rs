@@ -3,7 +3,7 @@
 use crate::comm::Comm;
 use crate::comm::hosts::Place;
 use crate::error::{Failure, Kind};
-use crate::kernels::Isa;
+use crate::kernels::{CacheSizes, Isa};
 use crate::linalg;
 use crate::model::weights::{Cache, Named};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,7 @@ struct Findings {
     bound_cores: usize,
     threads: usize,
     instruction_set: String,
+    caches: String,
     cpu: String,
     mpi: String,
     blas: String,
@@ -64,6 +65,7 @@ fn findings(settings: &DoctorSettings, comm: &Comm, place: Place) -> Findings {
         bound_cores: place.bound_cores,
         threads: settings.threads.unwrap_or(place.default_threads()),
         instruction_set: Isa::detect().to_string(),
+        caches: CacheSizes::detect().to_string(),
         cpu: super::publish::cpu_name(),
         mpi: comm.mpi_library(),
         blas: linalg::blas_description(),
@@ -106,6 +108,7 @@ fn page(rank: usize, found: &Findings) -> String {
                 super::announce::count(found.threads, "thread")
             ),
         ),
+        ("caches", found.caches.clone()),
         ("MPI", found.mpi.clone()),
         ("BLAS", found.blas.clone()),
         (

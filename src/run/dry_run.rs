@@ -62,10 +62,12 @@ pub fn dry_run(
         (images, width),
         (comm.size(), threads),
     );
+    // By now this rank has run the network.
+    let so_far = super::memory::peak_bytes().unwrap_or(0) as f64;
     println!(
         "memory        about {} a rank: {} for the network (measured), {} for the factorisation",
-        size(peak_bytes() + factorisation),
-        size(peak_bytes()),
+        size(so_far + factorisation),
+        size(so_far),
         size(factorisation)
     );
     println!(
@@ -89,7 +91,7 @@ fn measure(settings: &Settings, threads: usize, isa: Isa) -> Result<(f64, usize)
     };
     let width = Architecture::infer(&state)?.features(settings.layer, settings.pool, SIDE as usize);
     let mut executor = PlanExecutor::new(
-        &state,
+        state,
         settings.topology.unwrap_or(Topology::V1),
         settings.layer,
         settings.pool,
@@ -111,19 +113,6 @@ fn measure(settings: &Settings, threads: usize, isa: Isa) -> Result<(f64, usize)
     let started = Instant::now();
     executor.features(&batch)?;
     Ok((started.elapsed().as_secs_f64() / threads as f64, width))
-}
-
-/// The most memory that this rank has had until now, by which time it has run the network.
-fn peak_bytes() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes = status.lines().find_map(|line| {
-        line.strip_prefix("VmHWM:")?
-            .split_whitespace()
-            .next()?
-            .parse::<f64>()
-            .ok()
-    });
-    1024.0 * kilobytes.unwrap_or(0.0)
 }
 
 fn weights_state(settings: &Settings) -> String {

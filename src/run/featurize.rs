@@ -100,6 +100,9 @@ pub struct Featurized {
     pub blocks: Vec<Block>,
     /// How long it took, without waiting for other ranks.
     pub seconds: f64,
+    /// Seconds from the start of the program to its first features; `None` where all blocks were
+    /// taken from an earlier run.
+    pub first_features: Option<f64>,
 }
 
 impl Job<'_> {
@@ -177,7 +180,7 @@ pub fn featurize<'a>(job: &'a Job<'a>, executor: &mut dyn Executor) -> Result<Fe
         .clone()
         .filter(|block| !finished.contains_key(block))
         .collect();
-    compute(job, executor, &todo, &mut progress, &mut finished)?;
+    let first_features = compute(job, executor, &todo, &mut progress, &mut finished)?;
     let seconds = started.elapsed().as_secs_f64();
     job.phases.time(Phase::Wait, || {
         progress.finish();
@@ -188,18 +191,20 @@ pub fn featurize<'a>(job: &'a Job<'a>, executor: &mut dyn Executor) -> Result<Fe
     Ok(Featurized {
         blocks: finished.into_values().collect(),
         seconds,
+        first_features,
     })
 }
 
 /// Computes blocks, with the loaders running ahead. Batches run across the borders of blocks, which
 /// may be as small as one image; a shard is written as soon as the last image of its block is done.
+/// The answer is that of [`Featurized::first_features`].
 fn compute<'a>(
     job: &'a Job<'a>,
     executor: &mut dyn Executor,
     todo: &[usize],
     progress: &mut Progress<'a>,
     finished: &mut BTreeMap<usize, Block>,
-) -> Result<(), Failure> {
+) -> Result<Option<f64>, Failure> {
     let images: Vec<&Entry> = todo
         .iter()
         .flat_map(|&block| job.listing.entries_of(block))
@@ -226,12 +231,16 @@ fn compute<'a>(
     };
     std::thread::scope(|scope| {
         let mut loader = Loader::start(scope, job, &new, batch_size);
+        let mut first_features = None;
         for (batch, positions) in new.chunks(batch_size).zip(positions.chunks(batch_size)) {
             let loaded = batch
                 .iter()
                 .map(|_| loader.next())
                 .collect::<Result<Vec<_>, _>>()?;
             let features = batch_features(job, executor, batch, &loaded)?;
+            if first_features.is_none() && !features.is_empty() {
+                first_features = Some(job.comm.began().elapsed().as_secs_f64());
+            }
             let mut features = features.chunks_exact(width);
             for (Loaded { outcome, pixels }, &position) in loaded.into_iter().zip(positions) {
                 filling.take_earlier(position)?;
@@ -239,7 +248,8 @@ fn compute<'a>(
                 filling.add(outcome, row, false)?;
             }
         }
-        filling.take_earlier(images.len())
+        filling.take_earlier(images.len())?;
+        Ok(first_features)
     })
 }
 

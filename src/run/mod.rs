@@ -15,6 +15,7 @@ mod fingerprint;
 mod fitted_model;
 mod listing;
 mod load;
+mod memory;
 mod network;
 mod output_folder;
 mod progress;
@@ -29,6 +30,7 @@ pub mod transform;
 use crate::comm::Comm;
 use crate::error::Failure;
 use crate::kernels::Isa;
+use crate::model::Tensors;
 use crate::output::metrics::Task;
 use crate::timing::Phase;
 use blocks::Blocks;
@@ -57,7 +59,7 @@ pub fn run(settings: &Settings, comm: &Comm) -> Result<(), Failure> {
     let network = context
         .phases
         .time(Phase::Weights, || network::load(settings, comm))?;
-    let images = featurize(&context, &folder, &listing, &network, isa)?;
+    let images = featurize(&context, &folder, &listing, network, isa)?;
     let model = blocks::fit(&context, &images.blocks);
     publish::publish(&Finished {
         task: Task::Run,
@@ -85,19 +87,21 @@ fn featurize<'a>(
     context: &'a Context,
     folder: &'a Folder,
     listing: &'a Listing,
-    network: &Network,
+    (network, tensors): (Network, Tensors),
     isa: Isa,
 ) -> Result<Featurized<'a>, Failure> {
     let (settings, comm) = (context.settings, context.comm);
-    let mut executor = comm.agree(network.executor(settings, context.threads, isa))?;
-    announce::network(network, executor.as_ref());
+    let mut executor = comm.agree(context.phases.time(Phase::Weights, || {
+        network.executor(tensors, settings, context.threads, isa)
+    }))?;
+    announce::network(&network, executor.as_ref());
     let unlike_hosts = announce::unlike_hosts(comm, executor.as_ref());
     let job = Job {
         settings,
         comm,
         folder,
         listing,
-        provenance: fingerprint::provenance(settings, network, executor.as_ref()),
+        provenance: fingerprint::provenance(settings, &network, executor.as_ref()),
         preprocess: network.preprocess,
         threads: context.threads,
         phases: &context.phases,

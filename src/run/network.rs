@@ -23,7 +23,8 @@ use tracing::warn;
 /// Said wherever a result shows itself when the weights were not trained.
 const NOT_PRETRAINED: &str = "RANDOM WEIGHTS, NOT PRETRAINED: the features are those of an untrained network, so colours and textures separate, objects do not; do not draw conclusions from this result";
 
-/// Weights with everything that belongs to them.
+/// What a run knows of its weights beside the numbers.
+#[derive(Serialize, Deserialize)]
 pub struct Network {
     /// Name for the log and the results: `keras`, `seeded:50`, a file name.
     pub id: String,
@@ -39,21 +40,11 @@ pub struct Network {
     pub preprocess: Preprocess,
     /// Epsilon of the batch norms.
     pub batch_norm_epsilon: f64,
-    tensors: Tensors,
 }
 
-/// What travels before the numbers.
-#[derive(Serialize, Deserialize)]
-struct Header {
-    id: String,
-    sha256: String,
-    pretrained: bool,
-    note: Option<String>,
-    topology: Topology,
-    preprocess: Preprocess,
-    batch_norm_epsilon: f64,
-    tensors: Vec<(String, Vec<usize>)>,
-}
+/// Numbers that travel in one message, at least, as long as there are so many. Large enough to cost
+/// no more than their bytes, small enough to be no burden beside the tensors.
+const PARCEL: usize = 4 << 20;
 
 /// The instruction set of the kernels on every rank: as pinned, or the fastest that all ranks have,
 /// because features depend on it in their last bits.
@@ -82,17 +73,91 @@ pub fn instruction_set(settings: &Settings, comm: &Comm) -> Result<Isa, Failure>
 ///
 /// # Errors
 /// On all ranks, with the names of the ways to supply weights where there are none.
-pub fn load(settings: &Settings, comm: &Comm) -> Result<Network, Failure> {
-    let mut bytes = comm.agree(if comm.rank() == 0 {
-        load_here(settings).and_then(|network| network.to_bytes())
+pub fn load(settings: &Settings, comm: &Comm) -> Result<(Network, Tensors), Failure> {
+    let loaded = comm.agree(if comm.rank() == 0 {
+        load_here(settings).map(Some)
     } else {
-        Ok(Vec::new())
+        Ok(None)
     })?;
-    comm.broadcast_bytes(&mut bytes, 0);
-    Ok(comm.or_end(Network::from_bytes(&bytes)))
+    if comm.size() == 1
+        && let Some(loaded) = loaded
+    {
+        return Ok(loaded);
+    }
+    Ok(comm.or_end(broadcast(comm, loaded)))
 }
 
-fn load_here(settings: &Settings) -> Result<Network, Failure> {
+/// Gives all ranks what rank 0 has: a header, then the numbers of a few tensors at a time.
+fn broadcast(
+    comm: &Comm,
+    loaded: Option<(Network, Tensors)>,
+) -> Result<(Network, Tensors), Failure> {
+    let mut header = match &loaded {
+        Some((network, tensors)) => {
+            let shapes: Vec<(&String, &Vec<usize>)> = tensors
+                .iter()
+                .map(|(name, tensor)| (name, &tensor.shape))
+                .collect();
+            serde_json::to_vec(&(network, shapes)).map_err(broken)?
+        }
+        None => Vec::new(),
+    };
+    comm.broadcast_bytes(&mut header, 0);
+    let (network, shapes): (Network, Vec<(String, Vec<usize>)>) =
+        serde_json::from_slice(&header).map_err(broken)?;
+    let mut mine = loaded.map(|(_, tensors)| tensors).unwrap_or_default();
+    let mut rest = shapes.as_slice();
+    let mut bytes = Vec::new();
+    while !rest.is_empty() {
+        let (parcel, later) = rest.split_at(parcel_of(rest));
+        rest = later;
+        bytes.clear();
+        for (name, _) in parcel {
+            if let Some(tensor) = mine.get(name) {
+                append(&mut bytes, &tensor.data);
+            }
+        }
+        comm.broadcast_bytes(&mut bytes, 0);
+        if comm.rank() == 0 {
+            continue;
+        }
+        let (mut words, _) = bytes.as_chunks::<4>();
+        for (name, shape) in parcel {
+            let (first, behind) = words
+                .split_at_checked(shape.iter().product())
+                .ok_or_else(|| broken("the message is cut"))?;
+            let tensor = Tensor {
+                shape: shape.clone(),
+                data: first.iter().map(|word| f32::from_le_bytes(*word)).collect(),
+            };
+            mine.insert(name.clone(), tensor);
+            words = behind;
+        }
+    }
+    Ok((network, mine))
+}
+
+/// How many of the next tensors make a message.
+fn parcel_of(shapes: &[(String, Vec<usize>)]) -> usize {
+    let mut numbers = 0;
+    let is_open = |(_, shape): &&(String, Vec<usize>)| {
+        let has_room = numbers < PARCEL;
+        numbers += shape.iter().product::<usize>();
+        has_room
+    };
+    shapes.iter().take_while(is_open).count()
+}
+
+fn append(bytes: &mut Vec<u8>, numbers: &[f32]) {
+    let start = bytes.len();
+    bytes.resize(start + size_of_val(numbers), 0);
+    let (words, _) = bytes[start..].as_chunks_mut::<4>();
+    for (word, number) in words.iter_mut().zip(numbers) {
+        *word = number.to_le_bytes();
+    }
+}
+
+fn load_here(settings: &Settings) -> Result<(Network, Tensors), Failure> {
     match &settings.weights {
         WeightsChoice::Seeded(seed) => Ok(untrained(settings, *seed, None)),
         WeightsChoice::Path(path) => Ok(trained(settings, weights::read(path)?)),
@@ -101,7 +166,7 @@ fn load_here(settings: &Settings) -> Result<Network, Failure> {
 }
 
 /// Weights from the cache or the network; random ones where the sample run can have neither.
-fn named_weights(settings: &Settings, named: Named) -> Result<Network, Failure> {
+fn named_weights(settings: &Settings, named: Named) -> Result<(Network, Tensors), Failure> {
     let Some(folder) = &settings.cache_folder else {
         let cause = "there is no cache folder: neither XDG_CACHE_HOME nor HOME is set";
         if settings.is_sample_run {
@@ -146,9 +211,9 @@ fn is_absence(error: &WeightsError) -> bool {
         )
 }
 
-fn trained(settings: &Settings, state: StateDict) -> Network {
+fn trained(settings: &Settings, state: StateDict) -> (Network, Tensors) {
     let origin = state.origin;
-    Network {
+    let network = Network {
         id: origin.id,
         sha256: origin.sha256,
         pretrained: true,
@@ -162,11 +227,11 @@ fn trained(settings: &Settings, state: StateDict) -> Network {
             TrainedPreprocess::Torchvision => Preprocess::Torchvision,
         }),
         batch_norm_epsilon: origin.batch_norm_epsilon,
-        tensors: state.tensors,
-    }
+    };
+    (network, state.tensors)
 }
 
-fn untrained(settings: &Settings, seed: u64, reason: Option<&str>) -> Network {
+fn untrained(settings: &Settings, seed: u64, reason: Option<&str>) -> (Network, Tensors) {
     let note = match reason {
         None => NOT_PRETRAINED.to_string(),
         Some(cause) => {
@@ -179,7 +244,7 @@ fn untrained(settings: &Settings, seed: u64, reason: Option<&str>) -> Network {
     } else {
         warn!("{note}");
     }
-    Network {
+    let network = Network {
         id: format!("seeded:{seed}"),
         sha256: hex(&<sha2::Sha256 as sha2::Digest>::digest(format!(
             "p8 seeded weights 1: {seed}"
@@ -189,8 +254,8 @@ fn untrained(settings: &Settings, seed: u64, reason: Option<&str>) -> Network {
         topology: settings.topology.unwrap_or(Topology::V1),
         preprocess: settings.preprocess.unwrap_or(Preprocess::Caffe),
         batch_norm_epsilon: 1e-5,
-        tensors: seeded(seed),
-    }
+    };
+    (network, seeded(seed))
 }
 
 impl Network {
@@ -234,12 +299,13 @@ impl Network {
         )
     }
 
-    /// Makes what computes features from these weights on this rank.
+    /// Makes what computes features on this rank from the weights, which are given up for it.
     ///
     /// # Errors
     /// When tensors are missing, extra or of a wrong shape.
     pub fn executor(
         &self,
+        tensors: Tensors,
         settings: &Settings,
         threads: usize,
         isa: Isa,
@@ -249,7 +315,7 @@ impl Network {
             normalization: self.preprocess.normalization(),
         };
         let executor = PlanExecutor::new(
-            &self.tensors,
+            tensors,
             self.topology,
             settings.layer,
             settings.pool,
@@ -264,67 +330,6 @@ impl Network {
         })?;
         Ok(Box::new(executor))
     }
-
-    fn to_bytes(&self) -> Result<Vec<u8>, Failure> {
-        let header = Header {
-            id: self.id.clone(),
-            sha256: self.sha256.clone(),
-            pretrained: self.pretrained,
-            note: self.note.clone(),
-            topology: self.topology,
-            preprocess: self.preprocess,
-            batch_norm_epsilon: self.batch_norm_epsilon,
-            tensors: self
-                .tensors
-                .iter()
-                .map(|(name, tensor)| (name.clone(), tensor.shape.clone()))
-                .collect(),
-        };
-        let header = serde_json::to_vec(&header).map_err(broken)?;
-        let values: usize = self.tensors.values().map(|tensor| tensor.data.len()).sum();
-        let mut bytes = Vec::with_capacity(8 + header.len() + 4 * values);
-        bytes.extend_from_slice(&(header.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(&header);
-        for tensor in self.tensors.values() {
-            for value in &tensor.data {
-                bytes.extend_from_slice(&value.to_le_bytes());
-            }
-        }
-        Ok(bytes)
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Result<Network, Failure> {
-        let (length, rest) = bytes
-            .split_first_chunk::<8>()
-            .ok_or_else(|| broken("the message is empty"))?;
-        let length = u64::from_le_bytes(*length) as usize;
-        let (header, mut numbers) = rest
-            .split_at_checked(length)
-            .ok_or_else(|| broken("the message is cut"))?;
-        let header: Header = serde_json::from_slice(header).map_err(broken)?;
-        let mut tensors = Tensors::new();
-        for (name, shape) in header.tensors {
-            let (mine, rest) = numbers
-                .split_at_checked(4 * shape.iter().product::<usize>())
-                .ok_or_else(|| broken("the message is cut"))?;
-            let data = mine
-                .chunks_exact(4)
-                .map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]]))
-                .collect();
-            tensors.insert(name, Tensor { shape, data });
-            numbers = rest;
-        }
-        Ok(Network {
-            id: header.id,
-            sha256: header.sha256,
-            pretrained: header.pretrained,
-            note: header.note,
-            topology: header.topology,
-            preprocess: header.preprocess,
-            batch_norm_epsilon: header.batch_norm_epsilon,
-            tensors,
-        })
-    }
 }
 
 fn broken(cause: impl std::fmt::Display) -> Failure {
@@ -332,4 +337,38 @@ fn broken(cause: impl std::fmt::Display) -> Failure {
         Kind::Internal,
         format!("cannot pass on the weights: {cause}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parcels_cover_all_tensors_and_hold_little_more_than_they_should() {
+        let sizes = [1, PARCEL - 1, 5, PARCEL, 3 * PARCEL, 2, 7];
+        let shapes: Vec<(String, Vec<usize>)> = sizes
+            .iter()
+            .map(|&size| (size.to_string(), vec![size]))
+            .collect();
+        let mut rest = shapes.as_slice();
+        let mut parcels = Vec::new();
+        while !rest.is_empty() {
+            let (parcel, later) = rest.split_at(parcel_of(rest));
+            parcels.push(parcel.iter().map(|(_, shape)| shape[0]).collect::<Vec<_>>());
+            rest = later;
+        }
+        assert_eq!(parcels.concat(), sizes);
+        for parcel in &parcels {
+            let all_but_last: usize = parcel.iter().rev().skip(1).sum();
+            assert!(all_but_last < PARCEL, "{parcel:?}");
+        }
+        assert!(parcels.len() <= 4, "{parcels:?}");
+    }
+
+    #[test]
+    fn numbers_are_little_endian_bytes() {
+        let mut bytes = vec![9];
+        append(&mut bytes, &[1.0, -2.5]);
+        assert_eq!(bytes, [9, 0, 0, 0x80, 0x3f, 0, 0, 0x20, 0xc0]);
+    }
 }

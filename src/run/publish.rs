@@ -5,6 +5,7 @@ use super::announce;
 use super::blocks::Blocks;
 use super::context::Context;
 use super::fitted_model;
+use super::memory;
 use super::output_folder::{Folder, begin_replacing};
 use super::project::{Spill, collect, project};
 use crate::dataset::outcome::{Outcome, Status};
@@ -59,6 +60,9 @@ pub struct Counts {
     pub images: Images,
     /// Rate from the first read to the last feature; `None` where nothing was computed.
     pub images_per_second: Option<f64>,
+    /// Seconds from the start of the program to the first features, on the rank where that took
+    /// longest; `None` where nothing was computed.
+    pub first_features_seconds: Option<f64>,
     /// Bytes of image files that were read.
     pub bytes_read: u64,
     /// Whether images were listed, so that each of them has an outcome and a place in a shard.
@@ -106,6 +110,7 @@ struct Ranks {
     phases: Vec<Vec<f64>>,
     hosts: Vec<String>,
     threads: Vec<usize>,
+    peak_memory: Vec<u64>,
 }
 
 impl Ranks {
@@ -114,6 +119,8 @@ impl Ranks {
         let comm = run.context.comm;
         let phases = comm.all_gather_f64(&run.context.phases.to_vec());
         let threads = comm.all_gather_u64(&[run.context.threads as u64]).concat();
+        let peak = memory::peak_bytes().unwrap_or(0);
+        let peak_memory = comm.all_gather_u64(&[peak]).concat();
         let mut hosts: Vec<String> = comm
             .gather_bytes(run.context.place.host.as_bytes())?
             .iter()
@@ -125,6 +132,7 @@ impl Ranks {
             phases,
             hosts,
             threads: threads.into_iter().map(|n| n as usize).collect(),
+            peak_memory,
         })
     }
 }
@@ -242,6 +250,7 @@ fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> 
             .as_secs_f64(),
         images: run.counts.images,
         images_per_second: run.counts.images_per_second,
+        first_features_seconds: run.counts.first_features_seconds,
         bytes_read: run.counts.bytes_read,
         phases,
         weights: run.origin.weights.clone(),
@@ -261,6 +270,7 @@ fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> 
             ranks: run.context.comm.size(),
             hosts: ranks.hosts.clone(),
             threads_per_rank: ranks.threads.clone(),
+            peak_memory_bytes_per_rank: ranks.peak_memory.clone(),
             executor: run.origin.executor.clone(),
             blas: linalg::blas_description(),
             mpi: run.context.comm.mpi_library(),

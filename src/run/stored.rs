@@ -138,6 +138,7 @@ pub fn counts(catalog: &Catalog) -> Counts {
             ..Images::default()
         },
         images_per_second: None,
+        first_features_seconds: None,
         bytes_read: 0,
         lists_images: false,
     }

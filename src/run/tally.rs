@@ -22,6 +22,9 @@ pub struct Tally {
     computed: u64,
     /// Seconds that the slowest rank took for them.
     seconds: f64,
+    /// Seconds from the start of the program to the first features, on the rank where that took
+    /// longest; `None` where nothing was computed.
+    first_features_seconds: Option<f64>,
 }
 
 impl Tally {
@@ -30,6 +33,7 @@ impl Tally {
         Counts {
             images: self.images,
             images_per_second: self.images_per_second(),
+            first_features_seconds: self.first_features_seconds,
             bytes_read: self.bytes_read,
             lists_images: true,
         }
@@ -46,7 +50,7 @@ impl Tally {
 /// # Errors
 /// On all ranks, after rank 0 has named every bad image, when no image is left or too many are bad.
 pub fn tally(job: &Job, featurized: &Featurized) -> Result<Tally, Failure> {
-    let tally = count(job, &featurized.blocks, featurized.seconds);
+    let tally = count(job, featurized);
     let Images {
         failed,
         ok,
@@ -87,7 +91,8 @@ pub fn tally(job: &Job, featurized: &Featurized) -> Result<Tally, Failure> {
     Ok(tally)
 }
 
-fn count(job: &Job, blocks: &[Block], seconds: f64) -> Tally {
+fn count(job: &Job, featurized: &Featurized) -> Tally {
+    let blocks = &featurized.blocks;
     let rows: Vec<u64> = blocks.iter().map(|block| block.rows as u64).collect();
     let rows_per_block = job.comm.all_gather_u64(&rows).concat();
     let mut mine = [0u64; 6];
@@ -105,6 +110,10 @@ fn count(job: &Job, blocks: &[Block], seconds: f64) -> Tally {
             *total += value;
         }
     }
+    let slowest = |seconds: &[f64]| {
+        let all = job.comm.all_gather_f64(seconds).concat();
+        all.into_iter().reduce(f64::max)
+    };
     Tally {
         rows_per_block: rows_per_block
             .into_iter()
@@ -120,12 +129,8 @@ fn count(job: &Job, blocks: &[Block], seconds: f64) -> Tally {
         },
         bytes_read: sum[3],
         computed: sum[5],
-        seconds: job
-            .comm
-            .all_gather_f64(&[seconds])
-            .concat()
-            .into_iter()
-            .fold(0.0, f64::max),
+        seconds: slowest(&[featurized.seconds]).unwrap_or(0.0),
+        first_features_seconds: slowest(featurized.first_features.as_slice()),
     }
 }
 

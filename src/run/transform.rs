@@ -139,7 +139,7 @@ fn of_images(
         .phases
         .time(Phase::List, || listing::list(&settings, comm))?;
     let folder = output_folder::prepare(&settings, comm, true)?;
-    let network = context
+    let (network, tensors) = context
         .phases
         .time(Phase::Weights, || network::load(&settings, comm))?;
     let (asked, given) = (entry(provenance, "weights_sha256")?, &network.sha256);
@@ -154,7 +154,7 @@ fn of_images(
             ),
         ));
     }
-    let images = featurize(&context, &folder, &listing, &network, isa)?;
+    let images = featurize(&context, &folder, &listing, (network, tensors), isa)?;
     if images.blocks.width != model.width() {
         return Err(other_width(images.blocks.width, model));
     }

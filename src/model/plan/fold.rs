@@ -1,12 +1,14 @@
 //! A convolution and the batch norm behind it as one convolution with a bias.
 
-use crate::kernels::{AlignedBuffer, BLOCK};
+use crate::kernels::{AlignedBuffer, BLOCK, Kernels, PackedWeights};
 use crate::model::Tensors;
 
-/// A convolution with bias: `sum(weights * input) + bias`.
+/// A convolution with bias: `sum(scale * weights * input) + bias`.
 pub struct Folded {
-    /// `[out_channels, in_channels, height * width]`.
-    pub weights: Vec<f64>,
+    /// `[out_channels, in_channels, height * width]`, as trained.
+    pub weights: Vec<f32>,
+    /// `[out_channels]`: what the batch norm multiplies them with.
+    pub scale: Vec<f64>,
     /// `[out_channels]`.
     pub bias: Vec<f64>,
     /// Channels of the output.
@@ -18,35 +20,51 @@ pub struct Folded {
 }
 
 impl Folded {
-    /// Folds `conv` and `norm` of a state dict that has been checked, in f64: with the scale
-    /// `s = gamma / sqrt(variance + epsilon)`, weights become `s * weights` and the bias
-    /// `beta - s * mean`.
-    pub fn new(state: &Tensors, conv: &str, norm: &str, epsilon: f64) -> Folded {
-        let tensor = &state[&format!("{conv}.weight")];
-        let [out_channels, in_channels] = [tensor.shape[0], tensor.shape[1]];
-        let taps = tensor.shape[2..].iter().product::<usize>();
-        let part =
-            |part: &str, channel: usize| f64::from(state[&format!("{norm}.{part}")].data[channel]);
-        let mut weights = Vec::with_capacity(tensor.data.len());
-        let mut bias = Vec::with_capacity(out_channels);
-        let filters = tensor.data.chunks_exact(in_channels * taps);
-        for (channel, filter) in filters.enumerate() {
-            let scale = part("weight", channel) / (part("running_var", channel) + epsilon).sqrt();
-            weights.extend(filter.iter().map(|&weight| f64::from(weight) * scale));
-            bias.push(part("bias", channel) - part("running_mean", channel) * scale);
-        }
+    /// Takes `conv` out of a state dict that has been checked, and folds `norm` into it, in f64:
+    /// with the scale `s = gamma / sqrt(variance + epsilon)`, weights become `s * weights` and the
+    /// bias `beta - s * mean`.
+    pub fn take(state: &mut Tensors, conv: &str, norm: &str, epsilon: f64) -> Folded {
+        let Some(tensor) = state.remove(&format!("{conv}.weight")) else {
+            unreachable!("the state dict was checked: {conv}");
+        };
+        let part = |part: &str| &state[&format!("{norm}.{part}")].data;
+        let (gamma, beta) = (part("weight"), part("bias"));
+        let (mean, variance) = (part("running_mean"), part("running_var"));
+        let scale: Vec<f64> = gamma
+            .iter()
+            .zip(variance)
+            .map(|(&gamma, &variance)| f64::from(gamma) / (f64::from(variance) + epsilon).sqrt())
+            .collect();
+        let bias = scale.iter().zip(beta).zip(mean);
         Folded {
-            weights,
-            bias,
-            out_channels,
-            in_channels,
-            taps,
+            bias: bias
+                .map(|((scale, &beta), &mean)| f64::from(beta) - f64::from(mean) * scale)
+                .collect(),
+            scale,
+            weights: tensor.data,
+            out_channels: tensor.shape[0],
+            in_channels: tensor.shape[1],
+            taps: tensor.shape[2..].iter().product(),
         }
     }
 
-    /// The weights rounded to f32.
-    pub fn rounded(&self) -> Vec<f32> {
-        self.weights.iter().map(|&weight| weight as f32).collect()
+    /// The filter of an output and an input channel as trained, `[taps]`.
+    pub fn filter(&self, out_channel: usize, in_channel: usize) -> &[f32] {
+        &self.weights[(out_channel * self.in_channels + in_channel) * self.taps..][..self.taps]
+    }
+
+    /// The scaled weights, rounded to f32 and packed.
+    pub fn packed(&self, kernels: &Kernels) -> PackedWeights {
+        let channels = (self.out_channels, self.in_channels);
+        let blocks = kernels.max_blocks;
+        PackedWeights::computed(channels, self.taps, blocks, |outs, in_channel, rows| {
+            for (lane, out_channel) in outs.enumerate() {
+                let scale = self.scale[out_channel];
+                for (row, &weight) in rows.iter_mut().zip(self.filter(out_channel, in_channel)) {
+                    row[lane] = (f64::from(weight) * scale) as f32;
+                }
+            }
+        })
     }
 
     /// The bias rounded to f32, filled up with zeros to whole channel blocks.
@@ -62,6 +80,7 @@ impl Folded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::Isa;
     use crate::model::weights::Tensor;
 
     #[test]
@@ -70,7 +89,7 @@ mod tests {
             shape: shape.to_vec(),
             data: data.to_vec(),
         };
-        let state = Tensors::from([
+        let mut state = Tensors::from([
             (
                 "c.weight".into(),
                 tensor(&[2, 1, 1, 2], &[1.0, 2.0, 3.0, 4.0]),
@@ -80,13 +99,20 @@ mod tests {
             ("n.running_mean".into(), tensor(&[2], &[10.0, 20.0])),
             ("n.running_var".into(), tensor(&[2], &[3.0, 15.0])),
         ]);
-        let folded = Folded::new(&state, "c", "n", 1.0);
+        let folded = Folded::take(&mut state, "c", "n", 1.0);
         assert_eq!(
             (folded.out_channels, folded.in_channels, folded.taps),
             (2, 1, 2)
         );
         // 3 / sqrt(3 + 1) and -1 / sqrt(15 + 1).
-        assert_eq!(folded.rounded(), [1.5, 3.0, -0.75, -1.0]);
+        for kernels in Isa::available().into_iter().filter_map(Kernels::of) {
+            let packed = folded.packed(&kernels);
+            let width = packed.out_blocks_of(0) * BLOCK;
+            let weight = |out_channel: usize, tap: usize| packed.tap(0, tap)[out_channel];
+            assert_eq!(width, BLOCK);
+            assert_eq!([weight(0, 0), weight(0, 1)], [1.5, 3.0]);
+            assert_eq!([weight(1, 0), weight(1, 1)], [-0.75, -1.0]);
+        }
         assert_eq!(folded.bias, [0.5 - 15.0, 0.25 + 5.0]);
         let bias = folded.rounded_bias();
         assert_eq!(bias[..3], [-14.5, 5.25, 0.0]);

@@ -9,28 +9,48 @@
 use std::ops::Range;
 
 use crate::kernels::filtering::{A, B, OUTPUTS, POINTS, PRODUCTS};
-use crate::kernels::{AlignedBuffer, BLOCK, Kernels, PackedWeights, Tile};
+use crate::kernels::{AlignedBuffer, BLOCK, CacheSizes, Kernels, PackedWeights, Tile};
+use crate::model::plan::crew::Crew;
 use crate::model::plan::fold::Folded;
-use crate::model::plan::layers::{CACHE, Extent, pieces};
+use crate::model::plan::layers::{Extent, cache_for_activations, pieces};
+
+/// Weights of a filter.
+const TAPS: usize = 9;
 
 /// Weights and bias of a 3x3 convolution with stride 1, a border of one zero and cut negatives.
 pub struct Winograd {
     weights: PackedWeights,
     bias: AlignedBuffer,
     extent: Extent,
+    /// Tiles whose products are worked on at a time.
+    chunk: usize,
 }
 
 impl Winograd {
     /// Transforms and packs a 3x3 convolution over maps of `extent`.
-    pub fn new(folded: &Folded, kernels: &Kernels, extent: Extent) -> Winograd {
-        let (filters, _) = folded.weights.as_chunks::<9>();
-        let weights: Vec<f32> = filters
-            .iter()
-            .flat_map(|filter| transform_filter(filter).map(|value| value as f32))
-            .collect();
-        let (out, into) = (folded.out_channels, folded.in_channels);
+    pub fn new(
+        folded: &Folded,
+        kernels: &Kernels,
+        caches: &CacheSizes,
+        extent: Extent,
+    ) -> Winograd {
+        let channels = (folded.out_channels, folded.in_channels);
+        let blocks = kernels.max_blocks;
+        let weights =
+            PackedWeights::computed(channels, PRODUCTS, blocks, |outs, in_channel, products| {
+                let mut filters = [[0.0; BLOCK]; TAPS];
+                for (lane, out_channel) in outs.enumerate() {
+                    let scale = folded.scale[out_channel];
+                    let filter = folded.filter(out_channel, in_channel);
+                    for (tap, &weight) in filters.iter_mut().zip(filter) {
+                        tap[lane] = f64::from(weight) * scale;
+                    }
+                }
+                transform_filters(&filters, products);
+            });
         Winograd {
-            weights: PackedWeights::new(&weights, out, into, PRODUCTS, kernels.max_blocks),
+            chunk: tiles_in_cache(kernels, caches, weights.blocks() + weights.out_blocks()),
+            weights,
             bias: folded.rounded_bias(),
             extent,
         }
@@ -41,22 +61,19 @@ impl Winograd {
         self.weights.out_blocks()
     }
 
-    /// Tiles whose products are worked on at a time.
-    ///
-    /// As many as fit the cache with all their products; but every chunk reads all weights, so with
-    /// many channels, where products of few tiles fill the cache already, there are at least as many
-    /// as make this traffic small.
-    fn tiles_at_once(&self, kernels: &Kernels, images: usize) -> usize {
-        let blocks = self.weights.blocks() + self.out_blocks();
-        let fit = CACHE / (PRODUCTS * blocks * BLOCK * size_of::<f32>());
-        let least = LEAST_TILES / kernels.max_pixels;
-        let most = (fit / kernels.max_pixels).max(least) * kernels.max_pixels;
-        most.min(images * tiles(self.extent))
+    /// Pairs of an input and an output channel, those of filled-up channels among them.
+    pub fn channel_pairs(&self) -> usize {
+        self.weights.blocks() * self.weights.out_blocks() * BLOCK * BLOCK
+    }
+
+    /// Tiles of an image.
+    pub fn tiles_of_image(&self) -> usize {
+        tiles(self.extent)
     }
 
     /// Floats of room for the transformed input, and for the products.
-    pub fn room(&self, kernels: &Kernels, images: usize) -> (usize, usize) {
-        let floats = PRODUCTS * row_floats(self.tiles_at_once(kernels, images));
+    pub fn room(&self, images: usize) -> (usize, usize) {
+        let floats = PRODUCTS * row_floats(self.chunk.min(images * tiles(self.extent)));
         (self.weights.blocks() * floats, self.out_blocks() * floats)
     }
 
@@ -65,6 +82,7 @@ impl Winograd {
     pub fn run(
         &self,
         kernels: &Kernels,
+        crew: Crew,
         images: usize,
         input: &[f32],
         (transformed, products): (&mut [f32], &mut [f32]),
@@ -72,36 +90,56 @@ impl Winograd {
     ) {
         let map = images * self.extent.pixels() * BLOCK;
         let total = images * tiles(self.extent);
-        for (first, count) in pieces(total, self.tiles_at_once(kernels, images)) {
-            let range = first..first + count;
+        let (biases, _) = self.bias.as_chunks::<BLOCK>();
+        let share = crew.share(self.weights.groups());
+        for (first, count) in pieces(total, self.chunk) {
+            let tiles = first..first + count;
             let row = row_floats(count);
             let block_stride = PRODUCTS * row;
-            let blocks = input.chunks_exact(map).take(self.weights.blocks());
-            for (input, to) in blocks.zip(transformed.chunks_exact_mut(block_stride)) {
-                transform_input(kernels, self.extent, range.clone(), input, to, row);
-            }
-            for product in 0..PRODUCTS {
-                self.multiply(kernels, product, count, transformed, products);
-            }
-            let (biases, _) = self.bias.as_chunks::<BLOCK>();
-            let blocks = products.chunks_exact(block_stride).zip(biases);
-            for ((from, bias), output) in blocks.zip(output.chunks_exact_mut(map)) {
-                transform_output(
-                    kernels,
-                    self.extent,
-                    range.clone(),
-                    (from, row),
-                    bias,
-                    output,
-                );
-            }
+            let transformed = &mut transformed[..self.weights.blocks() * block_stride];
+            let inputs = input.chunks_exact(map);
+            crew.each(
+                transformed.chunks_exact_mut(block_stride).zip(inputs),
+                |(to, input)| {
+                    transform_input(kernels, self.extent, tiles.clone(), input, to, row);
+                },
+            );
+            let transformed = &*transformed;
+            let products = &mut products[..self.out_blocks() * block_stride];
+            let floats = self.weights.first_block_of(share) * block_stride;
+            crew.each(
+                products.chunks_mut(floats).enumerate(),
+                |(part, products)| {
+                    let groups = part * share..self.weights.groups().min((part + 1) * share);
+                    for product in 0..PRODUCTS {
+                        self.multiply(
+                            kernels,
+                            groups.clone(),
+                            product,
+                            count,
+                            transformed,
+                            products,
+                        );
+                    }
+                },
+            );
+            let products = products.chunks_exact(block_stride).zip(biases);
+            crew.each(
+                products.zip(output.chunks_exact_mut(map)),
+                |((from, bias), output)| {
+                    let from = (from, row);
+                    transform_output(kernels, self.extent, tiles.clone(), from, bias, output);
+                },
+            );
         }
     }
 
-    /// One of the 36 matrix products: `[blocks, PRODUCTS, row]` to the same.
+    /// One of the 36 matrix products, for some groups of output blocks: `[blocks, PRODUCTS, row]` to
+    /// the same.
     fn multiply(
         &self,
         kernels: &Kernels,
+        groups: Range<usize>,
         product: usize,
         tiles: usize,
         transformed: &[f32],
@@ -109,8 +147,9 @@ impl Winograd {
     ) {
         let row = row_floats(tiles);
         let stride = PRODUCTS * row;
-        for group in 0..self.weights.groups() {
-            let first = self.weights.first_block_of(group) * stride;
+        let first_block = self.weights.first_block_of(groups.start);
+        for group in groups {
+            let first = (self.weights.first_block_of(group) - first_block) * stride;
             for (start, length) in pieces(tiles, kernels.max_pixels) {
                 let at = product * row + start * BLOCK;
                 let tile = Tile {
@@ -133,9 +172,21 @@ impl Winograd {
     }
 }
 
-/// Tiles that share a reading of the weights: 64 bytes of weights are read for every 16 of them and
-/// 16 multiply-adds of vectors, so with 56 a core at full speed reads little more than 1 byte a cycle.
-const LEAST_TILES: usize = 56;
+/// Tiles whose products are worked on at a time, with so many channel blocks of input and output.
+///
+/// As many as fit the second-level cache with all their products; but every chunk reads all weights,
+/// so with many channels, where products of few tiles fill that cache already, there are at least as
+/// many as make this traffic small.
+fn tiles_in_cache(kernels: &Kernels, caches: &CacheSizes, blocks: usize) -> usize {
+    let tile = PRODUCTS * blocks * BLOCK * size_of::<f32>();
+    let fit = cache_for_activations(caches) / tile / kernels.max_pixels;
+    fit.max(LEAST_READINGS) * kernels.max_pixels
+}
+
+/// Kernel calls that share a reading of the weights, at least: 64 bytes of weights are read for
+/// every 16 of them and 16 multiply-adds of vectors a pixel, so that with four calls of 14 pixels a
+/// core at full speed reads little more than 1 byte a cycle.
+const LEAST_READINGS: usize = 4;
 
 /// Floats from one product to the next: those of all tiles, made an odd number of cache lines, or
 /// the 36 lines that a transform touches could all fall into a few sets of the cache.
@@ -143,30 +194,44 @@ fn row_floats(tiles: usize) -> usize {
     (tiles | 1) * BLOCK
 }
 
-/// The products in which a 3x3 filter takes part: `[POINTS, POINTS]`, in f64.
-fn transform_filter(filter: &[f64]) -> [f64; PRODUCTS] {
-    let (a2, b2) = (A * A, B * B);
-    let evaluate = |[f0, f1, f2]: [f64; 3]| {
-        let at = |point: f64, norm: f64| (f0 + point * f1 + point * point * f2) / norm;
-        [
-            at(0.0, a2 * b2),
-            at(A, 2.0 * a2 * (a2 - b2)),
-            at(-A, 2.0 * a2 * (a2 - b2)),
-            at(B, 2.0 * b2 * (b2 - a2)),
-            at(-B, 2.0 * b2 * (b2 - a2)),
-            f2,
-        ]
-    };
-    let rows: [_; 3] =
-        std::array::from_fn(|row| evaluate(std::array::from_fn(|column| filter[3 * row + column])));
-    let mut products = [0.0; PRODUCTS];
+/// The products in which each of sixteen 3x3 filters takes part, computed in f64: `[PRODUCTS]` rows.
+fn transform_filters(filters: &[[f64; BLOCK]; TAPS], products: &mut [[f32; BLOCK]]) {
+    let mut rows = [[[0.0; BLOCK]; POINTS]; 3];
+    for (row, filters) in rows.iter_mut().zip(filters.as_chunks::<3>().0) {
+        *row = evaluate(&filters[0], &filters[1], &filters[2]);
+    }
     for column in 0..POINTS {
-        let values = evaluate(std::array::from_fn(|row| rows[row][column]));
-        for (row, value) in values.into_iter().enumerate() {
-            products[POINTS * row + column] = value;
+        let values = evaluate(&rows[0][column], &rows[1][column], &rows[2][column]);
+        for (row, values) in values.iter().enumerate() {
+            let product = &mut products[POINTS * row + column];
+            for (to, &from) in product.iter_mut().zip(values) {
+                *to = from as f32;
+            }
         }
     }
-    products
+}
+
+/// Sixteen polynomials of degree 2 at every point, over the product of the point's distances from
+/// the other finite points; at infinity the leading coefficient.
+fn evaluate(f0: &[f64; BLOCK], f1: &[f64; BLOCK], f2: &[f64; BLOCK]) -> [[f64; BLOCK]; POINTS] {
+    const A2: f64 = A * A;
+    const B2: f64 = B * B;
+    const AT_ZERO: f64 = 1.0 / (A2 * B2);
+    const AT_A: f64 = 1.0 / (2.0 * A2 * (A2 - B2));
+    const AT_B: f64 = 1.0 / (2.0 * B2 * (B2 - A2));
+    let mut values = [[0.0; BLOCK]; POINTS];
+    for lane in 0..BLOCK {
+        let (f0, f1, f2) = (f0[lane], f1[lane], f2[lane]);
+        let (even_a, odd_a) = (f0 + A2 * f2, A * f1);
+        let (even_b, odd_b) = (f0 + B2 * f2, B * f1);
+        values[0][lane] = f0 * AT_ZERO;
+        values[1][lane] = (even_a + odd_a) * AT_A;
+        values[2][lane] = (even_a - odd_a) * AT_A;
+        values[3][lane] = (even_b + odd_b) * AT_B;
+        values[4][lane] = (even_b - odd_b) * AT_B;
+        values[5][lane] = f2;
+    }
+    values
 }
 
 /// Tiles of 4x4 outputs of one image, row by row; the last ones of a row and of a column may hang
@@ -307,7 +372,9 @@ mod tests {
                 .enumerate()
                 .map(|(at, sum)| (sum + f64::from(bias[at % BLOCK])).max(0.0))
                 .collect();
-            let weights = transform_filter(&filter);
+            let filters = std::array::from_fn(|tap| [filter[tap]; BLOCK]);
+            let mut weights = [[0.0; BLOCK]; PRODUCTS];
+            transform_filters(&filters, &mut weights);
             let mut first: Option<Vec<f32>> = None;
             for kernels in Isa::available().into_iter().filter_map(Kernels::of) {
                 let isa = kernels.isa;
@@ -319,7 +386,7 @@ mod tests {
                     let mut products = vec![0.0; PRODUCTS * stride];
                     transform_input(&kernels, grid, part.clone(), &input, &mut products, stride);
                     for (row, weight) in products.chunks_exact_mut(stride).zip(weights) {
-                        row.iter_mut().for_each(|value| *value *= weight as f32);
+                        row.iter_mut().for_each(|value| *value *= weight[0]);
                     }
                     transform_output(
                         &kernels,

@@ -4,6 +4,7 @@ use super::*;
 use crate::error::{Classify, Kind};
 use crate::image::{ChannelOrder, Normalization};
 use crate::model::burn_executor::{BurnBackend, BurnExecutor};
+use crate::model::plan::{Algorithm, StepProfile};
 use crate::model::reference::{self, relative_l2};
 use crate::model::seeded::{draw, seeded};
 
@@ -24,8 +25,17 @@ fn executor(
     threads: usize,
     isa: Isa,
 ) -> PlanExecutor {
-    PlanExecutor::new(state, topology, layer, pool, 1e-5, input, threads, isa)
-        .expect("weights fit and the instruction set is there")
+    PlanExecutor::new(
+        state.clone(),
+        topology,
+        layer,
+        pool,
+        1e-5,
+        input,
+        threads,
+        isa,
+    )
+    .expect("weights fit and the instruction set is there")
 }
 
 /// Images with some structure, all different.
@@ -237,15 +247,15 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-fn same_bits_everywhere(state: &Tensors, isa: Isa) {
-    let images = images(16, 64);
+fn same_bits_everywhere(state: &Tensors, isa: Isa, threads: &[usize], batches: &[usize]) {
+    let images = images(10, 64);
     let slices = slices(&images);
     let output = (Layer::Layer4, Pool::None);
     for topology in TOPOLOGIES {
         let mut expected: Option<Vec<u32>> = None;
-        for threads in [1, 2, 3] {
+        for &threads in threads {
             let mut executor = executor(state, topology, output, caffe(64), threads, isa);
-            for batch in [1, 2, 5, 16] {
+            for &batch in batches {
                 let found: Vec<u32> = slices
                     .chunks(batch)
                     .flat_map(|batch| bits(&executor.features(batch).expect("features")))
@@ -260,11 +270,119 @@ fn same_bits_everywhere(state: &Tensors, isa: Isa) {
 
 #[test]
 fn an_image_has_the_same_bits_in_any_batch_and_on_any_number_of_threads() {
-    let state = draw(Architecture::of_width(4), 13);
+    let narrow = draw(Architecture::of_width(4), 13);
+    // Wide enough to have several groups of output channels in every layer.
+    let wide = draw(Architecture::of_width(20), 13);
     for isa in Isa::available() {
-        same_bits_everywhere(&state, isa);
+        same_bits_everywhere(&narrow, isa, &[1, 2, 3], &[1, 2, 5, 10]);
     }
-    same_bits_everywhere(&seeded(14), Isa::detect());
+    for isa in fast() {
+        same_bits_everywhere(&wide, isa, &[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    }
+    same_bits_everywhere(&seeded(14), Isa::detect(), &[1, 2], &[1, 10]);
+}
+
+#[test]
+fn the_sizes_of_the_caches_show_in_no_bit() {
+    let state = draw(Architecture::of_width(20), 19);
+    let images = images(3, 75);
+    let slices = slices(&images);
+    for isa in fast() {
+        for topology in TOPOLOGIES {
+            let mut first: Option<Vec<u32>> = None;
+            for level2 in [1, 20 << 10, 300 << 10, 8 << 20, 1 << 30] {
+                let caches = CacheSizes {
+                    level2,
+                    ..CacheSizes::ASSUMED
+                };
+                let architecture = Architecture::infer(&state).expect("drawn to fit");
+                let plan = Plan::compile(
+                    state.clone(),
+                    architecture,
+                    topology,
+                    Layer::Layer4,
+                    Pool::None,
+                    1e-5,
+                    75,
+                    &Normalization::CAFFE,
+                    isa,
+                    &caches,
+                )
+                .expect("the instruction set is there");
+                let width = architecture.features(Layer::Layer4, Pool::None, 75);
+                let mut features = vec![0.0; images.len() * width];
+                plan.run(Crew::Alone, &mut plan.arena(), &slices, &mut features);
+                let found = bits(&features);
+                let first = first.get_or_insert_with(|| found.clone());
+                assert!(*first == found, "{isa} {topology} {level2}");
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_share_an_image_where_each_having_its_own_would_waste_a_quarter() {
+    for (images, threads, together) in [
+        (0, 2, true),
+        (1, 1, false),
+        (1, 2, true),
+        (2, 2, false),
+        (3, 2, true),
+        (5, 2, false),
+        (16, 2, false),
+        (3, 4, true),
+        (4, 4, false),
+        (17, 16, true),
+    ] {
+        let found = is_better_together(images, threads);
+        assert_eq!(found, together, "{images} images, {threads} threads");
+    }
+}
+
+#[test]
+fn a_profile_has_the_operations_of_the_published_network_and_the_features_of_a_run() {
+    let isa = Isa::detect();
+    let state = seeded(20);
+    let images = images(1, 224);
+    // Multiply-adds of the convolutions at 224x224, without the classifier's 2.05 million: v1 as
+    // in the paper of He et al. 2016 (3.8e9), v1.5 as torchvision counts (4.09e9 with it).
+    for (topology, multiply_adds) in [(Topology::V1, 3.855e9), (Topology::V1_5, 4.087e9)] {
+        let plan = Plan::compile(
+            state.clone(),
+            Architecture::RESNET50,
+            topology,
+            Layer::Layer4,
+            Pool::Avg,
+            1e-5,
+            224,
+            &Normalization::CAFFE,
+            isa,
+            &CacheSizes::ASSUMED,
+        )
+        .expect("it was detected");
+        let mut arena = plan.arena();
+        let (mut found, mut expected) = (vec![0.0; 2048], vec![0.0; 2048]);
+        let steps = plan.profile(Crew::Alone, &mut arena, &slices(&images), &mut found);
+        plan.run(Crew::Alone, &mut arena, &slices(&images), &mut expected);
+        assert_eq!(bits(&found), bits(&expected));
+        let direct: f64 = steps.iter().map(|step| step.direct_flop).sum();
+        assert!(
+            (direct / 2.0 / multiply_adds - 1.0).abs() < 2e-3,
+            "{topology}: {direct:e}"
+        );
+        assert!(steps.iter().all(|step| step.seconds > 0.0));
+        let winograd: Vec<&StepProfile> = steps
+            .iter()
+            .filter(|step| step.algorithm == Algorithm::Winograd)
+            .collect();
+        let count = if topology == Topology::V1 { 16 } else { 13 };
+        assert_eq!(winograd.len(), count);
+        assert!(
+            winograd
+                .iter()
+                .all(|step| step.executed_flop < 0.4 * step.direct_flop)
+        );
+    }
 }
 
 #[test]
@@ -288,7 +406,8 @@ fn avx2_and_avx512_give_the_same_bits() {
 fn unchecked(executor: &mut PlanExecutor, images: &[&[u8]]) -> Vec<f32> {
     let mut features = vec![0.0; images.len() * executor.width];
     let arena = &mut executor.arenas[0];
-    executor.plan.run(arena, images, &mut features);
+    let plan = &executor.plan;
+    plan.run(Crew::Alone, arena, images, &mut features);
     features
 }
 

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::resume_unwind;
 use std::path::Path;
 
 pub mod cache;
@@ -37,6 +38,20 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     /// The values; as many as the product of `shape`, and all finite.
     pub data: Vec<f32>,
+}
+
+impl Tensor {
+    /// Position of the first value that is NaN or infinite.
+    pub fn first_not_finite(&self) -> Option<usize> {
+        // A chunk is looked at as a whole, which takes vectors of values at a time.
+        const CHUNK: usize = 4096;
+        let is_bad = |value: &f32| !value.is_finite();
+        let has_bad = |chunk: &[f32]| chunk.iter().fold(false, |bad, value| bad | is_bad(value));
+        let chunk = self.data.chunks(CHUNK).position(has_bad)?;
+        let start = chunk * CHUNK;
+        let within = self.data[start..].iter().position(is_bad)?;
+        Some(start + within)
+    }
 }
 
 /// All tensors of a weights file under torchvision's names, and where they come from.
@@ -130,17 +145,24 @@ pub enum TrainedPreprocess {
 /// floating-point numbers, or would have to run code.
 pub fn read(path: &Path) -> Result<StateDict, WeightsError> {
     let format = signature::detect(path)?;
-    let sha256 = digest::sha256_of(path).map_err(|source| WeightsError::Open {
+    // The checksum takes about as long as everything else here.
+    let (sha256, contents) = std::thread::scope(|scope| {
+        let sha256 = scope.spawn(|| digest::sha256_of(path));
+        let contents = match format {
+            signature::Container::Safetensors => safetensors::read(path),
+            signature::Container::Pytorch => pth::read(path),
+            signature::Container::Hdf5 => keras_h5::read(path),
+        };
+        let sha256 = sha256.join().unwrap_or_else(|panic| resume_unwind(panic));
+        (sha256, contents)
+    });
+    let sha256 = sha256.map_err(|source| WeightsError::Open {
         path: path.to_path_buf(),
         source,
     })?;
-    let contents = match format {
-        signature::Container::Safetensors => safetensors::read(path)?,
-        signature::Container::Pytorch => pth::read(path)?,
-        signature::Container::Hdf5 => keras_h5::read(path)?,
-    };
+    let contents = contents?;
     for (name, tensor) in &contents.tensors {
-        if let Some(index) = tensor.data.iter().position(|value| !value.is_finite()) {
+        if let Some(index) = tensor.first_not_finite() {
             return Err(WeightsError::NotFinite {
                 path: path.to_path_buf(),
                 tensor: name.clone(),

@@ -332,3 +332,16 @@ fn the_reference_weights_agree_across_their_formats() {
     let sums = std::fs::read_to_string(root.join("SHA256SUMS")).unwrap();
     assert!(sums.contains(&large.origin.sha256));
 }
+
+#[test]
+fn the_first_value_that_is_no_number_is_found_wherever_it_stands() {
+    let mut tensor = Tensor {
+        shape: vec![10_000],
+        data: vec![f32::MAX; 10_000],
+    };
+    assert_eq!(tensor.first_not_finite(), None);
+    for (place, value) in [(9999, f32::NAN), (4096, f32::INFINITY), (17, f32::NAN)] {
+        tensor.data[place] = value;
+        assert_eq!(tensor.first_not_finite(), Some(place));
+    }
+}

@@ -1,0 +1,325 @@
+//! The first convolution, 7x7 with stride 2 and a border of three zeros, and the 3x3 maximum with
+//! stride 2 behind it: from bytes of RGB pixels to the first feature maps.
+//!
+//! Both are done for a few rows at a time, so that the output of the convolution, four times the
+//! size of the maximum's, never leaves the cache.
+
+use std::ops::Range;
+
+use crate::image::normalize;
+use crate::image::{ChannelOrder, Normalization};
+use crate::kernels::{AlignedBuffer, BLOCK, CacheSizes, Kernels};
+use crate::model::plan::crew::Crew;
+use crate::model::plan::fold::Folded;
+use crate::model::plan::layers::{Extent, Filters, cache_for_activations};
+
+/// The first convolution's kernel, and the pixels it reaches beyond an image.
+const KERNEL: usize = 7;
+const REACH: usize = KERNEL / 2;
+
+/// Input values of one output of the convolution.
+const PATCH: usize = KERNEL * KERNEL * 3;
+const PATCH_BLOCKS: usize = PATCH.div_ceil(BLOCK);
+
+/// The convolution and the maximum.
+pub struct Stem {
+    filters: Filters,
+    tables: [[f32; 256]; 3],
+    colours: [usize; 3],
+    side: usize,
+    /// Rows of the output that are worked on at a time.
+    band: usize,
+}
+
+/// What one thread needs beside input and output.
+pub struct StemRoom {
+    /// Inputs of the convolution, `[PATCH_BLOCKS, pixels of a band, 16]`.
+    patches: AlignedBuffer,
+    /// Its output, `[blocks, pixels of a band, 16]`.
+    convolved: AlignedBuffer,
+}
+
+impl Stem {
+    /// Packs the convolution `[channels, 3, 7, 7]` for images of `side` pixels squared.
+    pub fn new(
+        mut folded: Folded,
+        kernels: &Kernels,
+        caches: &CacheSizes,
+        side: usize,
+        normalization: &Normalization,
+    ) -> Stem {
+        // Patches lie as (row, column, colour), weights as (colour, row, column).
+        let area = KERNEL * KERNEL;
+        let filters = folded.weights.chunks_exact(PATCH);
+        folded.weights = filters
+            .flat_map(|filter| (0..PATCH).map(|at| filter[at % 3 * area + at / 3]))
+            .collect();
+        folded.in_channels = PATCH;
+        folded.taps = 1;
+        let greys: Vec<u8> = (0..=u8::MAX).flat_map(|level| [level; 3]).collect();
+        let levels = normalize(&greys, normalization);
+        let filters = Filters::new(&folded, kernels, caches, true);
+        let blocks = PATCH_BLOCKS + filters.out_blocks();
+        let row = side.div_ceil(2) * blocks * BLOCK * size_of::<f32>();
+        Stem {
+            filters,
+            tables: std::array::from_fn(|channel| {
+                std::array::from_fn(|level| levels[channel * 256 + level])
+            }),
+            colours: match normalization.order {
+                ChannelOrder::Rgb => [0, 1, 2],
+                ChannelOrder::Bgr => [2, 1, 0],
+            },
+            side,
+            band: (cache_for_activations(caches) / row / 2).max(1),
+        }
+    }
+
+    /// Size of the output of the convolution.
+    fn convolved(&self) -> Extent {
+        Extent {
+            height: self.side.div_ceil(2),
+            width: self.side.div_ceil(2),
+        }
+    }
+
+    /// Size of the output.
+    pub fn output(&self) -> Extent {
+        self.convolved().halved()
+    }
+
+    /// Channel blocks of the output.
+    pub fn out_blocks(&self) -> usize {
+        self.filters.out_blocks()
+    }
+
+    /// Operations of the convolution for an image: in its definition, and in the matrix product with
+    /// its filled-up patches.
+    pub fn flop(&self) -> (f64, f64) {
+        let outputs = 2.0 * (self.convolved().pixels() * self.out_blocks() * BLOCK) as f64;
+        (
+            outputs * PATCH as f64,
+            outputs * (PATCH_BLOCKS * BLOCK) as f64,
+        )
+    }
+
+    /// Floats of the normalised image with its border.
+    pub fn bordered_floats(&self) -> usize {
+        3 * (self.side + 2 * REACH).pow(2)
+    }
+
+    /// Room for one thread.
+    pub fn room(&self) -> StemRoom {
+        let pixels = (2 * self.band + 1) * self.convolved().width;
+        StemRoom {
+            patches: AlignedBuffer::zeroed(PATCH_BLOCKS * pixels * BLOCK),
+            convolved: AlignedBuffer::zeroed(self.out_blocks() * pixels * BLOCK),
+        }
+    }
+
+    /// Computes `output` from an image. `bordered` is room for [`Stem::bordered_floats`], and
+    /// `rooms` gets as many rooms as the crew needs.
+    pub fn run(
+        &self,
+        kernels: &Kernels,
+        crew: Crew,
+        image: &[u8],
+        bordered: &mut [f32],
+        rooms: &mut Vec<StemRoom>,
+        output: &mut [f32],
+    ) {
+        self.normalize(image, bordered);
+        let bordered = &*bordered;
+        let Extent { height, width } = self.output();
+        let share = crew.share(height);
+        let count = height.div_ceil(share);
+        while rooms.len() < count {
+            rooms.push(self.room());
+        }
+        // A member's rows in every channel block.
+        let mut parts: Vec<Vec<&mut [f32]>> = (0..count).map(|_| Vec::new()).collect();
+        for map in output.chunks_exact_mut(height * width * BLOCK) {
+            for (part, rows) in parts.iter_mut().zip(map.chunks_mut(share * width * BLOCK)) {
+                part.push(rows);
+            }
+        }
+        let parts = parts.into_iter().zip(rooms).enumerate();
+        crew.each(parts, |(part, (mut maps, room))| {
+            let rows = part * share..height.min((part + 1) * share);
+            let mut done = 0..0;
+            for first in rows.clone().step_by(self.band) {
+                let band = first..rows.end.min(first + self.band);
+                done = self.convolve(kernels, bordered, &band, done, room);
+                let pixels = done.len() * self.convolved().width;
+                let convolved = room.convolved.chunks_exact(pixels * BLOCK);
+                for (map, convolved) in maps.iter_mut().zip(convolved) {
+                    let map = &mut map[(first - rows.start) * width * BLOCK..];
+                    max_pool(self.convolved(), &done, convolved, &band, map);
+                }
+            }
+        });
+    }
+
+    /// Fills the room with the rows of the convolution that a band of the output looks at, and
+    /// answers which they are. `before` are those that are there; the last of them is kept where it
+    /// is wanted again.
+    fn convolve(
+        &self,
+        kernels: &Kernels,
+        bordered: &[f32],
+        band: &Range<usize>,
+        before: Range<usize>,
+        StemRoom { patches, convolved }: &mut StemRoom,
+    ) -> Range<usize> {
+        let Extent { height, width } = self.convolved();
+        let rows = (2 * band.start).saturating_sub(1)..(2 * band.end).min(height);
+        let (old, new) = (before.len() * width * BLOCK, rows.len() * width * BLOCK);
+        let is_kept = before.contains(&rows.start);
+        let kept = if is_kept { width * BLOCK } else { 0 };
+        if is_kept {
+            // The blocks lie closer together or farther apart than before.
+            let mut order: Vec<usize> = (0..self.out_blocks()).collect();
+            if new > old {
+                order.reverse();
+            }
+            for block in order {
+                let last = (block + 1) * old - kept;
+                convolved.copy_within(last..last + kept, block * new);
+            }
+        }
+        let first = rows.start * width + kept / BLOCK;
+        let pixels = rows.end * width - first;
+        self.gather(bordered, first, pixels, patches);
+        self.filters.chunk(
+            kernels,
+            self.filters.groups(),
+            pixels,
+            (patches, pixels * BLOCK),
+            None,
+            (&mut convolved[kept..], new),
+        );
+        rows
+    }
+
+    /// The numbers of an image, `[height, width, 3]` with a border of zeros.
+    fn normalize(&self, image: &[u8], bordered: &mut [f32]) {
+        let width = 3 * (self.side + 2 * REACH);
+        let margin = 3 * REACH;
+        let bordered = &mut bordered[..self.bordered_floats()];
+        for (y, row) in bordered.chunks_exact_mut(width).enumerate() {
+            if !(REACH..REACH + self.side).contains(&y) {
+                row.fill(0.0);
+                continue;
+            }
+            row[..margin].fill(0.0);
+            row[width - margin..].fill(0.0);
+            let pixels = &image[(y - REACH) * 3 * self.side..][..3 * self.side];
+            let (pixels, _) = pixels.as_chunks::<3>();
+            let (values, _) = row[margin..width - margin].as_chunks_mut::<3>();
+            for (value, pixel) in values.iter_mut().zip(pixels) {
+                for channel in 0..3 {
+                    let level = usize::from(pixel[self.colours[channel]]);
+                    value[channel] = self.tables[channel][level];
+                }
+            }
+        }
+    }
+
+    /// The inputs of some outputs of the convolution: `[blocks of a patch, length, 16]`.
+    fn gather(&self, bordered: &[f32], start: usize, length: usize, patches: &mut [f32]) {
+        const ROW: usize = 3 * KERNEL;
+        let width = 3 * (self.side + 2 * REACH);
+        let columns = self.convolved().width;
+        let (patches, _) = patches.as_chunks_mut::<BLOCK>();
+        let mut patch = [0.0; PATCH_BLOCKS * BLOCK];
+        for index in 0..length {
+            let (y, x) = ((start + index) / columns, (start + index) % columns);
+            for row in 0..KERNEL {
+                let from = (2 * y + row) * width + 6 * x;
+                patch[row * ROW..][..ROW].copy_from_slice(&bordered[from..][..ROW]);
+            }
+            for (block, values) in patch.as_chunks::<BLOCK>().0.iter().enumerate() {
+                patches[block * length + index] = *values;
+            }
+        }
+    }
+}
+
+/// The largest of 3x3 pixels, with stride 2, around which nothing counts; one channel block. NaN
+/// wins over every number.
+///
+/// `input` has the rows `there` of maps of size `from`, `output` gets the rows `band`.
+fn max_pool(
+    from: Extent,
+    there: &Range<usize>,
+    input: &[f32],
+    band: &Range<usize>,
+    output: &mut [f32],
+) {
+    let (input, _) = input.as_chunks::<BLOCK>();
+    let (output, _) = output.as_chunks_mut::<BLOCK>();
+    let width = from.width.div_ceil(2);
+    for (y, row) in band.clone().zip(output.chunks_exact_mut(width)) {
+        let rows = (2 * y).saturating_sub(1)..(2 * y + 2).min(from.height);
+        for (x, output) in row.iter_mut().enumerate() {
+            let columns = (2 * x).saturating_sub(1)..(2 * x + 2).min(from.width);
+            let mut largest = input[(2 * y - there.start) * from.width + 2 * x];
+            for row in rows.clone() {
+                let row = &input[(row - there.start) * from.width..];
+                for value in &row[columns.clone()] {
+                    largest = larger(&largest, value);
+                }
+            }
+            *output = largest;
+        }
+    }
+}
+
+/// The larger of two values in each channel; NaN is larger than every number.
+pub fn larger(a: &[f32; BLOCK], b: &[f32; BLOCK]) -> [f32; BLOCK] {
+    std::array::from_fn(|lane| {
+        if a[lane] >= b[lane] || a[lane].is_nan() {
+            a[lane]
+        } else {
+            b[lane]
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nan_wins_a_maximum_wherever_it_stands() {
+        let extent = Extent {
+            height: 3,
+            width: 3,
+        };
+        for place in 0..9 {
+            let mut input = [1.0; 9 * BLOCK];
+            input[place * BLOCK + 3] = f32::NAN;
+            let mut output = [0.0; 4 * BLOCK];
+            max_pool(extent, &(0..extent.height), &input, &(0..2), &mut output);
+            let seen = output.iter().filter(|value| value.is_nan()).count();
+            // Windows start at -1 and 1, and overlap in the middle row and column.
+            let windows = |at: usize| if at == 1 { 2 } else { 1 };
+            assert_eq!(seen, windows(place / 3) * windows(place % 3), "{place}");
+        }
+    }
+
+    #[test]
+    fn a_maximum_at_the_edge_looks_at_no_border() {
+        let extent = Extent {
+            height: 2,
+            width: 3,
+        };
+        let input: Vec<f32> = [-6.0, -5.0, -4.0, -3.0, -2.0, -7.0]
+            .into_iter()
+            .flat_map(|value| [value; BLOCK])
+            .collect();
+        let mut output = [0.0; 2 * BLOCK];
+        max_pool(extent, &(0..2), &input, &(0..1), &mut output);
+        assert_eq!((output[0], output[BLOCK]), (-2.0, -2.0));
+    }
+}
