@@ -525,11 +525,7 @@ mod tests {
             .components
             .row_mut(5)
             .assign(&(&second * cosine - &first * sine));
-        assert!(
-            verdict(&model).unwrap_err().contains("of the scores"),
-            "{:?}",
-            verdict(&model)
-        );
+        assert!(verdict(&model).is_err());
         let mut model = right;
         model.components[[0, 0]] = f64::NAN;
         assert!(verdict(&model).unwrap_err().contains("OPENBLAS_CORETYPE"));

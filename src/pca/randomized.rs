@@ -81,7 +81,7 @@ pub(super) fn solve<T: Scalar>(
         concatenate(Axis(1), &[basis.view(), outside.view()]).expect("both are matrices of d rows");
     let image = walk.pass::<T>(read, &columns, by_columns(extended.view()).view(), width)?;
     let result = image
-        .map(|image| finish(image, &basis, columns.norm, (n, d)))
+        .map(|image| finish(image, &basis, columns.norm, k, (n, d)))
         .transpose()?;
     share(&walk, result, columns, settings, (n, d))
 }
@@ -447,6 +447,7 @@ fn finish(
     image: Image,
     basis: &Array2<f64>,
     norm: f64,
+    k: usize,
     (n, d): (usize, usize),
 ) -> Result<Finished, PcaError> {
     let width = basis.ncols();
@@ -500,7 +501,7 @@ fn finish(
         approximation: Some(Approximation {
             directions: width,
             power_iterations: POWER_ITERATIONS,
-            residual: residuals.into_iter().fold(0.0, f64::max),
+            residual: residuals.into_iter().take(k).fold(0.0, f64::max),
             rest: if largest > 0.0 { bound / largest } else { 0.0 },
         }),
     };

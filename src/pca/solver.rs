@@ -142,9 +142,6 @@ fn by_shape_and_memory(
         gigabytes(need(first)),
         gigabytes(memory)
     );
-    if first == Solver::Wide && need(Solver::Tsqr) <= memory {
-        return Ok((Solver::Tsqr, lacking));
-    }
     let fits = need(Solver::Randomized) <= memory;
     if fits && check_randomized(settings.components).is_ok() {
         return Ok((Solver::Randomized, lacking));
@@ -209,9 +206,6 @@ mod tests {
             Solver::Tsqr
         );
         assert_eq!(auto(few, 200_000, 100_352, None).unwrap().0, Solver::Tsqr);
-        // Nearly square: three matrices of n x n are more than a leaf.
-        let (solver, reason) = auto(few, 9_000, 9_001, Some(3.4e9)).unwrap();
-        assert_eq!(solver, Solver::Tsqr, "{reason}");
         for (components, memory) in [(few, 1e6), (Components::Variance(0.9), 1e11)] {
             let error = auto(components, 200_000, 100_352, Some(memory)).unwrap_err();
             assert!(matches!(error, PcaError::Memory { .. }), "{error}");
