@@ -3,8 +3,8 @@
 //! Without arguments it is the launcher. With the name of a program it is one rank, and what it
 //! asserts there ends the job with exit code 70 when it does not hold.
 
-use p8::comm::{Comm, failure};
 use ndarray::Array2;
+use p8::comm::{Comm, failure};
 use p8::error::{Failure, Kind};
 use p8::pca::{self, Components, Model, PcaSettings, Precision, Rows, Solver};
 use std::process::{Command, ExitCode, Output};
@@ -258,7 +258,11 @@ fn solvers(comm: &Comm) -> Result<(), Failure> {
         assert_eq!(model.k(), 4);
         let everywhere = comm.all_gather_bytes(&bits(&model));
         for found in everywhere.iter().chain([&bits(&alone)]) {
-            assert!(*found == bits(&model), "{solver:?} on {} ranks", comm.size());
+            assert!(
+                *found == bits(&model),
+                "{solver:?} on {} ranks",
+                comm.size()
+            );
         }
     }
     Ok(())

@@ -735,7 +735,11 @@ fn rows_come_back_from_their_scores() {
                 for (a, b) in back.iter().zip(&x) {
                     assert!((a - b).abs() <= 1e-4, "{a} {b}");
                 }
-                assert!(back.column(2).iter().all(|x| (x + 4.5).abs() <= if standardize { 0.0 } else { 1e-6 }));
+                assert!(
+                    back.column(2)
+                        .iter()
+                        .all(|x| (x + 4.5).abs() <= if standardize { 0.0 } else { 1e-6 })
+                );
                 // With fewer components: the definition, mean + scale (scores V).
                 let few = fit_on(
                     1,

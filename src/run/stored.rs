@@ -1,9 +1,9 @@
 //! `p8 pca`: the components of feature vectors that stand in files.
 
 use super::announce::{count, size};
-use super::memory;
 use super::blocks::{Block, Blocks, fit};
 use super::context::Context;
+use super::memory;
 use super::network::Network;
 use super::output_folder;
 use super::publish::{Counts, Finished, Origin, publish};
