@@ -29,6 +29,8 @@ pub enum Phase {
     Fit,
     /// Projecting the images on the components.
     Project,
+    /// Checking the components exactly, where that was asked for.
+    Verify,
     /// Writing the results under their final names.
     Publish,
     /// Waiting for other ranks.
@@ -37,7 +39,7 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in the order of a run.
-    pub const ALL: [Phase; 10] = [
+    pub const ALL: [Phase; 11] = [
         Phase::List,
         Phase::Weights,
         Phase::Read,
@@ -46,6 +48,7 @@ impl Phase {
         Phase::Shard,
         Phase::Fit,
         Phase::Project,
+        Phase::Verify,
         Phase::Publish,
         Phase::Wait,
     ];
@@ -61,6 +64,7 @@ impl Phase {
             Phase::Shard => "shard",
             Phase::Fit => "fit",
             Phase::Project => "project",
+            Phase::Verify => "verify",
             Phase::Publish => "publish",
             Phase::Wait => "wait",
         }

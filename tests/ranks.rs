@@ -3,8 +3,10 @@
 //! Without arguments it is the launcher. With the name of a program it is one rank, and what it
 //! asserts there ends the job with exit code 70 when it does not hold.
 
+use ndarray::Array2;
 use p8::comm::{Comm, failure};
 use p8::error::{Failure, Kind};
+use p8::pca::{self, Components, Model, PcaSettings, Precision, Rows, Solver};
 use std::process::{Command, ExitCode, Output};
 
 const RANKS: [usize; 6] = [1, 2, 3, 4, 5, 7];
@@ -17,12 +19,13 @@ type Program = (
     &'static [&'static str],
 );
 
-const PROGRAMS: [Program; 6] = [
+const PROGRAMS: [Program; 7] = [
     ("broadcast", broadcast, 0, &[]),
     ("gather", gather, 0, &[]),
     ("ring", ring, 0, &[]),
     ("notes", notes, 0, &[]),
     ("agree", agree, 0, &[]),
+    ("solvers", solvers, 0, &[]),
     (
         "panic",
         panic,
@@ -208,6 +211,60 @@ fn agree(comm: &Comm) -> Result<(), Failure> {
         comm.size() == 1 || failure.text.contains(&format!("rank {last}")),
         "{failure}"
     );
+    Ok(())
+}
+
+/// Every solver gives the model that one rank alone would find, to the bit.
+fn solvers(comm: &Comm) -> Result<(), Failure> {
+    const ROWS: [usize; 9] = [7, 3, 0, 12, 5, 1, 9, 0, 8];
+    for (width, solver) in [
+        (11, Solver::Tsqr),
+        (60, Solver::Wide),
+        (11, Solver::Randomized),
+        (60, Solver::Randomized),
+    ] {
+        let settings = PcaSettings {
+            components: Components::Count(4),
+            standardize: true,
+            whiten: false,
+            solver,
+            precision: Precision::F64,
+            memory: None,
+        };
+        let mut read = |block: usize| {
+            // Any numbers that depend on block, row and column alone.
+            let value = |(row, column)| ((block * 31 + row * 7 + column * column) as f64).sin();
+            Ok(Array2::from_shape_fn((ROWS[block], width), value).into())
+        };
+        let mut fit_with = |comm: &Comm, owner_of_block: &[usize]| {
+            let rows = Rows {
+                rows_per_block: &ROWS,
+                owner_of_block,
+                width,
+            };
+            pca::fit(comm, &rows, &mut read, &settings).map_err(Failure::from)
+        };
+        let owners: Vec<usize> = (0..ROWS.len())
+            .map(|block| block * comm.size() / ROWS.len())
+            .collect();
+        let model = fit_with(comm, &owners)?;
+        let bits = |model: &Model| -> Vec<u8> {
+            let numbers = model.components.iter().chain(&model.singular_values);
+            let numbers = numbers.chain(&model.mean).chain(&model.scale);
+            numbers.flat_map(|x| x.to_le_bytes()).collect()
+        };
+        // All blocks on one rank: the others have no rows, and nothing depends on them.
+        let alone = fit_with(comm, &[0; ROWS.len()])?;
+        assert_eq!(model.k(), 4);
+        let everywhere = comm.all_gather_bytes(&bits(&model));
+        for found in everywhere.iter().chain([&bits(&alone)]) {
+            assert!(
+                *found == bits(&model),
+                "{solver:?} on {} ranks",
+                comm.size()
+            );
+        }
+    }
     Ok(())
 }
 

@@ -18,8 +18,10 @@ const LAYERS: [&[&str]; 5] = [
 const STAGES: [&str; 6] = ["dataset", "image", "model", "pca", "output", "features"];
 
 /// Where `unsafe` may stand: wrappers around foreign functions, and the folder of the kernels.
-const UNSAFE: [&str; 4] = [
+const UNSAFE: [&str; 6] = [
     "src/linalg/lapack.rs",
+    "src/linalg/blas.rs",
+    "src/linalg/triangle.rs",
     "src/image/jpeg.rs",
     "src/features/npy.rs",
     "src/kernels/",

@@ -143,6 +143,9 @@ pub struct PcaOptions {
     /// Factorisation [default: auto]
     #[arg(long, value_enum, help_heading = "PCA")]
     pub solver: Option<Solver>,
+    /// Check the components in all directions instead of random ones: one more pass over the features [default: false]
+    #[arg(long, value_name = "BOOL", value_parser = truth(), help_heading = "PCA")]
+    pub verify: Option<bool>,
     /// Precision of the factorisation [default: f64]
     #[arg(long, value_enum, help_heading = "PCA")]
     pub pca_precision: Option<pca::Precision>,

@@ -75,7 +75,9 @@ pub fn resolve(
             whiten: args.pca.whiten,
             solver: args.pca.solver.unwrap_or(Solver::Auto),
             precision: args.pca.pca_precision.unwrap_or(pca::Precision::F64),
+            memory: None,
         },
+        verify: args.pca.verify.unwrap_or(false),
         threads: args.running.threads,
         isa: instruction_set(environment)?,
         dry_run: args.dry_run,
@@ -89,6 +91,9 @@ pub fn resolve(
         },
         listed: Vec::new(),
     };
+    if settings.pca.solver == Solver::Randomized {
+        pca::check_randomized(settings.pca.components).map_err(|error| error.to_string())?;
+    }
     settings.listed = listed(&settings, sources);
     Ok(settings)
 }
@@ -292,6 +297,7 @@ fn listed(settings: &Settings, sources: &BTreeMap<String, Source>) -> Vec<Settin
         ("standardize", settings.pca.standardize.to_string()),
         ("whiten", settings.pca.whiten.to_string()),
         ("solver", settings.pca.solver.as_str().into()),
+        ("verify", settings.verify.to_string()),
         ("pca-precision", settings.pca.precision.as_str().into()),
         (
             "threads",
@@ -396,6 +402,14 @@ mod tests {
             "{error}"
         );
         assert_eq!(settings(&[]).unwrap().isa, None);
+    }
+
+    #[test]
+    fn random_projections_have_to_be_told_the_number_of_components() {
+        let error = settings(&["--solver", "randomized"]).unwrap_err();
+        assert!(error.contains("95 %") && error.contains("-k"), "{error}");
+        let all = settings(&["--solver", "randomized", "-k", "5"]).unwrap();
+        assert_eq!(all.pca.solver, Solver::Randomized);
     }
 
     #[test]

@@ -386,6 +386,7 @@ mod tests {
             ("standardize", "false"),
             ("whiten", "true"),
             ("solver", "wide"),
+            ("verify", "true"),
             ("pca-precision", "f32"),
             ("threads", "2"),
             ("dry-run", "true"),

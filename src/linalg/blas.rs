@@ -20,14 +20,14 @@ pub enum Transpose {
 }
 
 impl Transpose {
-    fn letter(self) -> c_char {
+    pub(super) fn letter(self) -> c_char {
         match self {
             Transpose::No => b'N' as c_char,
             Transpose::Yes => b'T' as c_char,
         }
     }
 
-    fn of(self, (rows, columns): (usize, usize)) -> (usize, usize) {
+    pub(super) fn of(self, (rows, columns): (usize, usize)) -> (usize, usize) {
         match self {
             Transpose::No => (rows, columns),
             Transpose::Yes => (columns, rows),
@@ -44,7 +44,7 @@ impl Transpose {
 }
 
 /// Rows, columns and distance between columns of a view, as BLAS takes them.
-fn shape<T: Scalar>(
+pub(super) fn shape<T: Scalar>(
     routine: &'static str,
     a: ArrayView2<T>,
 ) -> Result<(c_int, c_int, c_int), LinalgError> {

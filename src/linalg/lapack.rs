@@ -84,7 +84,7 @@ fn workspace(routine: &'static str, answer: f64, a: &Array2<f64>) -> Result<Vec<
     Ok(vec![0.0; (answer as usize).max(1)])
 }
 
-fn refused(routine: &'static str, info: c_int) -> Result<(), LinalgError> {
+pub(super) fn refused(routine: &'static str, info: c_int) -> Result<(), LinalgError> {
     if info < 0 {
         return Err(LinalgError::Argument {
             routine,

@@ -2,17 +2,20 @@
 //!
 //! Matrices are `ndarray` matrices, of either precision where they may be large ([`Scalar`]), else of
 //! `f64`. What goes to LAPACK is stored by columns (Fortran order); [`zeros`] and [`by_columns`] make
-//! such matrices. All foreign calls stand in [`lapack`] and [`blas`]; everything above them is safe code
+//! such matrices. All foreign calls stand in [`lapack`], [`blas`] and [`triangle`]; everything above them is safe code
 //! without MPI. OpenBLAS runs on one thread: with more of
 //! them it cuts its sums differently, and the bits of a result would depend on the machine.
 
 pub mod blas;
+pub mod gaussian;
 pub mod lapack;
 pub mod norms;
+pub mod partial_svd;
 pub mod qr;
 pub mod scalar;
 pub mod sign;
 pub mod svd;
+pub mod triangle;
 
 pub use lapack::{blas_description, init};
 pub use scalar::Scalar;

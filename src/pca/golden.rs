@@ -11,6 +11,7 @@ use super::exchange::{Exchange, threads};
 use super::{
     Block, Components, Model, PcaError, PcaSettings, Precision, Rows, Solver, fit, project_block,
 };
+use super::{Rank, Verification};
 use super::{certify, gather_parts};
 use crate::linalg::{by_columns, hostile, svd};
 
@@ -69,6 +70,7 @@ fn settings(k: usize, standardize: bool, solver: Solver) -> PcaSettings {
         whiten: false,
         solver,
         precision: Precision::F64,
+        memory: None,
     }
 }
 
@@ -93,7 +95,11 @@ fn fit_on(
                 rank.rank(),
                 "a rank reads its own blocks"
             );
-            assert!(last < Some(block), "blocks are read in order and once");
+            let again = settings.solver == Solver::Randomized && last >= Some(block);
+            assert!(
+                last < Some(block) || again,
+                "blocks are read in order and once a pass"
+            );
             last = Some(block);
             let start: usize = rows_per_block[..block].iter().sum();
             Ok(x.slice(s![start..start + rows_per_block[block], ..])
@@ -160,7 +166,7 @@ fn assert_golden(tensors: &Tensors, case: &str, mode: &str, x: &Array2<f64>, mod
                 (found - s).abs() <= 1e-12 * largest,
                 "{case} {mode} {i}: {found} {s}"
             ),
-            None if i >= model.numerical_rank => {
+            None if i >= model.numerical_rank.known() => {
                 let rounding = x.nrows().max(x.ncols()) as f64 * f64::EPSILON;
                 assert!(
                     *s <= 2.0 * rounding * largest,
@@ -201,7 +207,11 @@ fn assert_golden(tensors: &Tensors, case: &str, mode: &str, x: &Array2<f64>, mod
     let components = matrix(tensors, &name("components"));
     let scores = matrix(tensors, &name("scores"));
     let (rank, fixed) = facts(case, mode);
-    assert_eq!(model.numerical_rank, rank, "{case} {mode} rank");
+    assert_eq!(
+        model.numerical_rank,
+        Rank::Exactly(rank),
+        "{case} {mode} rank"
+    );
     assert!(fixed <= model.k());
     let projected = project_block(model, &x.clone().into()).scores;
     for i in 0..fixed {
@@ -294,7 +304,7 @@ fn network_features_of_photographs_give_the_reference_scores() {
         let x = matrix(&features, source);
         let settings = settings(7, true, Solver::Auto);
         let alone = fit_on(1, &x, &[9], &[0], &settings).remove(0);
-        assert_eq!((alone.k(), alone.numerical_rank), (7, 8));
+        assert_eq!((alone.k(), alone.numerical_rank), (7, Rank::Exactly(8)));
         assert_golden(&tensors, case, "standardized", &x, &alone);
         let scores = matrix(&tensors, &format!("{case}.standardized.scores"));
         let found = project_block(&alone, &x.clone().into())
@@ -411,7 +421,7 @@ fn rows_that_do_not_differ_have_no_components() {
         let model = fit_on(1, &x, &[n], &[0], &settings(3, true, Solver::Auto)).remove(0);
         assert_eq!(
             (model.k(), model.numerical_rank, model.total_variance),
-            (0, 0, 0.0)
+            (0, Rank::Exactly(0), 0.0)
         );
         assert!(model.scale.iter().all(|scale| *scale == 0.0));
         let projected = project_block(&model, &x.clone().into());
@@ -462,7 +472,7 @@ fn the_certificate_of_several_ranks_is_that_of_one() {
                 )
                 .part
             });
-            gather_parts(rank, parts.collect(), model.k())
+            gather_parts(rank, parts.collect())
         });
         certify(&model, gathered[0].as_ref().unwrap())
     };
@@ -564,5 +574,233 @@ fn a_bad_block_is_named() {
         );
         let error = fit_with(&|block| Array2::from_elem((2, 3), [-1.7e308, 1.7e308][block]));
         assert!(matches!(error, PcaError::Overflow), "{error}");
+    }
+}
+
+/// Rows whose components fall off, around a mean.
+fn decaying(n: usize, d: usize) -> Array2<f64> {
+    let rank = n.min(d);
+    let spectrum: Vec<f64> = (0..rank).map(|i| 0.6_f64.powi(i as i32)).collect();
+    let tall = hostile::with_spectrum(n.max(d), &spectrum, 31);
+    let x = if n >= d { tall } else { tall.t().to_owned() };
+    x * 10.0 + 2.5
+}
+
+#[test]
+fn random_projections_find_the_components_of_a_full_svd_at_every_rank_count() {
+    for (n, d) in [
+        (200, 40),
+        (40, 200),
+        (90, 90),
+        (12, 400),
+        (300, 1),
+        (1, 5),
+        (2, 30),
+    ] {
+        let x = decaying(n, d);
+        let mut centered = by_columns(x.view());
+        subtract_mean(centered.view_mut());
+        let exact = svd::svd(centered).unwrap();
+        let rows = blocks(n, 7);
+        let k = 5.min(d);
+        let settings = settings(k, false, Solver::Randomized);
+        let alone = fit_on(1, &x, &rows, &vec![0; rows.len()], &settings).remove(0);
+        assert_eq!(alone.solver, Solver::Randomized);
+        let limit = 30.0 * n.max(d) as f64 * f64::EPSILON * exact.values[0];
+        for (i, (found, value)) in alone.singular_values.iter().zip(&exact.values).enumerate() {
+            assert!((found - value).abs() <= limit, "{n} x {d}: {found} {value}");
+            let along = alone.components.row(i).dot(&exact.vt.row(i)).abs();
+            assert!(
+                (along - 1.0).abs() < 1e-9,
+                "{n} x {d}, component {i}: {along}"
+            );
+        }
+        let error = alone.evidence.approximation.unwrap();
+        assert!(error.residual < 1e-6, "{n} x {d}: {error:?}");
+        assert_eq!(error.directions, (k + 10).min(n).min(d));
+        let part = project_block(&alone, &x.clone().into()).part;
+        let certificate = certify(&alone, &[part]);
+        assert!(certificate.verdict().is_ok(), "{n} x {d}: {certificate:?}");
+        for ranks in [2, 3, 4, 5, 7] {
+            for model in fit_on(ranks, &x, &rows, &even(rows.len(), ranks), &settings) {
+                assert!(bits(&model) == bits(&alone), "{n} x {d} on {ranks} ranks");
+                assert_eq!(model.evidence, alone.evidence);
+            }
+        }
+    }
+}
+
+#[test]
+fn random_projections_of_hostile_matrices_are_certified() {
+    for (n, d) in [(60, 25), (25, 60)] {
+        for (name, x) in hostile::all(60, 25) {
+            let x = if n >= d { x } else { x.t().to_owned() };
+            let rows = blocks(n, 8);
+            for standardize in [false, true] {
+                let settings = settings(6, standardize, Solver::Randomized);
+                let model = fit_on(2, &x, &rows, &even(rows.len(), 2), &settings).remove(0);
+                if !["denormal", "huge"].contains(&name) {
+                    let certificate =
+                        certify(&model, &[project_block(&model, &x.clone().into()).part]);
+                    assert!(
+                        certificate.verdict().is_ok(),
+                        "{name} {n} x {d}: {certificate:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_error_of_random_projections_bounds_what_they_leave_out() {
+    // Nothing falls off: no iteration could separate the components.
+    let x = hostile::uniform(300, 120, 32);
+    let model = fit_on(1, &x, &[300], &[0], &settings(4, false, Solver::Randomized)).remove(0);
+    let error = model.evidence.approximation.unwrap();
+    let mut centered = by_columns(x.view());
+    subtract_mean(centered.view_mut());
+    let exact = svd::svd(centered).unwrap().values;
+    assert!(
+        error.residual > 1e-6 && error.rest >= exact[error.directions] / exact[0],
+        "{error:?}"
+    );
+    for found in &model.singular_values {
+        let nearest = exact
+            .iter()
+            .map(|s| (s - found).abs())
+            .fold(f64::MAX, f64::min);
+        assert!(nearest <= error.residual * exact[0], "{nearest} {error:?}");
+    }
+}
+
+#[test]
+fn the_leading_part_of_many_columns_gives_the_model_of_the_whole() {
+    let (n, d) = (700, 300);
+    let spectrum: Vec<f64> = (0..d).map(|i| 0.9_f64.powi(i as i32)).collect();
+    let x = hostile::with_spectrum(n, &spectrum, 33) + 1.5;
+    for (x, solver) in [(x.clone(), Solver::Tsqr), (x.t().to_owned(), Solver::Wide)] {
+        let rows = blocks(x.nrows(), 64);
+        let fitted = |k| {
+            fit_on(
+                2,
+                &x,
+                &rows,
+                &even(rows.len(), 2),
+                &settings(k, false, solver),
+            )
+            .remove(0)
+        };
+        let (part, whole) = (fitted(9), fitted(60));
+        assert_eq!(
+            part.numerical_rank,
+            Rank::AtLeast(9),
+            "{}",
+            part.evidence.svd
+        );
+        assert!(
+            matches!(whole.numerical_rank, Rank::Exactly(_)),
+            "{}",
+            whole.evidence.svd
+        );
+        assert_eq!(part.total_variance, whole.total_variance);
+        for i in 0..9 {
+            let (a, b) = (part.singular_values[i], whole.singular_values[i]);
+            assert!((a - b).abs() <= 1e-13, "{a} {b}");
+            let along = part.components.row(i).dot(&whole.components.row(i));
+            assert!((along - 1.0).abs() < 1e-11, "component {i}: {along}");
+        }
+        let certificate = certify(&part, &[project_block(&part, &x.into()).part]);
+        assert!(certificate.verdict().is_ok(), "{certificate:?}");
+    }
+}
+
+#[test]
+fn rows_come_back_from_their_scores() {
+    for (n, d) in [(30, 8), (8, 30)] {
+        let mut x = hostile::uniform(n, d, 34) * 3.0 + 7.0;
+        x.column_mut(2).fill(-4.5);
+        for standardize in [false, true] {
+            for whiten in [false, true] {
+                let settings = PcaSettings {
+                    whiten,
+                    ..settings(d, standardize, Solver::Auto)
+                };
+                let model = fit_on(1, &x, &[n], &[0], &settings).remove(0);
+                let scores = project_block(&model, &x.clone().into())
+                    .scores
+                    .mapv(f64::from);
+                let back = model.inverse_transform(&scores);
+                // Scores are f32.
+                for (a, b) in back.iter().zip(&x) {
+                    assert!((a - b).abs() <= 1e-4, "{a} {b}");
+                }
+                assert!(
+                    back.column(2)
+                        .iter()
+                        .all(|x| (x + 4.5).abs() <= if standardize { 0.0 } else { 1e-6 })
+                );
+                // With fewer components: the definition, mean + scale (scores V).
+                let few = fit_on(
+                    1,
+                    &x,
+                    &[n],
+                    &[0],
+                    &PcaSettings {
+                        components: Components::Count(2),
+                        ..settings
+                    },
+                )
+                .remove(0);
+                let scores = Array2::from_shape_fn((3, 2), |(i, j)| i as f64 - j as f64);
+                let back = few.inverse_transform(&scores);
+                for ((i, j), found) in back.indexed_iter() {
+                    let along = |c: usize| {
+                        let unit = if whiten {
+                            few.explained_variance[c].sqrt()
+                        } else {
+                            1.0
+                        };
+                        scores[[i, c]] * unit * few.components[[c, j]]
+                    };
+                    let expected = few.mean[j] + few.scale[j] * (along(0) + along(1));
+                    assert!((found - expected).abs() <= 1e-13, "{found} {expected}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_exact_checks_pass_for_every_solver_and_fail_for_a_wrong_model() {
+    let x = hostile::uniform(80, 9, 35) + 1.0;
+    let owner = [0, 1, 2];
+    let rows = [30, 0, 50];
+    let layout = Rows {
+        rows_per_block: &rows,
+        owner_of_block: &owner,
+        width: 9,
+    };
+    let exact = |model: &Model| {
+        let mut all = threads::on_ranks(3, |rank| {
+            let mut verification = Verification::new(model);
+            for block in layout.blocks_of(rank.rank()) {
+                let start: usize = rows[..block].iter().sum();
+                let part = x.slice(s![start..start + rows[block], ..]).to_owned();
+                verification.add(model, &part.into());
+            }
+            verification.finish(rank, model)
+        });
+        assert!(all[1].is_none() && all[2].is_none());
+        let mut certificate = certify(model, &[project_block(model, &x.clone().into()).part]);
+        certificate.exact = all.swap_remove(0);
+        certificate.verdict().map_err(|error| error.to_string())
+    };
+    for solver in [Solver::Tsqr, Solver::Randomized] {
+        let right = fit_on(1, &x, &[80], &[0], &settings(4, true, solver)).remove(0);
+        assert_eq!(exact(&right), Ok(()));
+        let mut wrong = right.clone();
+        wrong.components.row_mut(1).assign(&right.components.row(2));
+        assert!(exact(&wrong).is_err());
     }
 }

@@ -7,21 +7,32 @@
 //! - `center`: mean and deviations of some rows, without loss for constant or large columns;
 //! - `leaf`: a set of rows as count, mean and R factor, and the merge of two of them;
 //! - `tree`: the schedule of the merges, as data;
-//! - `tsqr`, `wide`: the solvers, for many rows and for many columns; they walk the schedule;
-//! - `fit`: from singular values to the number of components and the model;
+//! - `solver`: which solver, from shape and memory;
+//! - `tsqr`, `wide`: the solvers for many rows and for many columns; they walk the schedule;
+//! - `randomized`: the solver that approximates, where neither fits in memory;
+//! - `decompose`, `spectrum`: the SVD of the R factor, and how many components to keep;
+//! - `evidence`: what a solver says about its factor, for the certificate;
+//! - `fit`: from rows to the model;
 //! - `project`: scores and reconstruction error of rows;
-//! - `certify`: checks of the model against every row that was projected.
+//! - `certify`: checks of the model against every row that was projected;
+//! - `verify`: the same over all combinations of components, for which the rows are read once more.
 
 mod block;
 mod center;
 mod certify;
+mod decompose;
+mod evidence;
 mod exchange;
 mod fit;
 mod leaf;
 mod model;
 mod project;
+mod randomized;
+mod solver;
+mod spectrum;
 mod tree;
 mod tsqr;
+mod verify;
 mod wide;
 
 #[cfg(test)]
@@ -29,13 +40,14 @@ mod golden;
 
 pub use block::Block;
 pub use certify::{Certificate, CertificatePart, Check, certify, gather_parts};
+pub use evidence::{Approximation, Evidence, Probe};
 pub use exchange::Exchange;
-pub use fit::{
-    Components, PcaSettings, Precision, Read, Rows, Solver, check_finite, choose_solver, fit,
-    memory_bytes,
-};
+pub use fit::{Components, PcaSettings, Precision, Read, Rows, check_finite, fit};
 pub use model::Model;
 pub use project::{Projected, project_block};
+pub use solver::{Solver, check_randomized, choose_solver, memory_bytes};
+pub use spectrum::Rank;
+pub use verify::{Exact, Verification};
 
 use crate::error::{Classify, Failure, Kind};
 use crate::linalg::LinalgError;
@@ -67,6 +79,28 @@ pub enum PcaError {
         rows: usize,
         /// Columns of each row.
         columns: usize,
+    },
+    /// A fraction of the variance was asked for with the solver that has to know the number of
+    /// components.
+    #[error(
+        "cannot reach {} % of the variance with solver randomized, which has to know the number of \
+         components beforehand: give -k, or use tsqr or wide",
+        (.0 * 1e6).round() / 1e4
+    )]
+    RandomizedVariance(f64),
+    /// No solver that would do fits in memory.
+    #[error(
+        "cannot factor the rows in {:.1} GB a rank: solver {} would take {:.1} GB; use more ranks or \
+         hosts, or -k with solver randomized, or ask for a solver to run it all the same",
+        available / 1e9, solver.as_str(), needed / 1e9
+    )]
+    Memory {
+        /// The solver that fits the shape of the rows.
+        solver: Solver,
+        /// Bytes that it would take on a rank.
+        needed: f64,
+        /// Bytes that a rank has.
+        available: f64,
     },
     /// The caller could not supply a block.
     #[error("{0}")]
@@ -122,9 +156,11 @@ impl Classify for PcaError {
     fn kind(&self) -> Kind {
         match self {
             PcaError::Empty { .. } => Kind::Input,
-            PcaError::NoComponents | PcaError::Fraction(_) | PcaError::TooManyRows { .. } => {
-                Kind::Usage
-            }
+            PcaError::NoComponents
+            | PcaError::Fraction(_)
+            | PcaError::TooManyRows { .. }
+            | PcaError::RandomizedVariance(_)
+            | PcaError::Memory { .. } => Kind::Usage,
             PcaError::Read(failure) => failure.kind,
             PcaError::Shape { .. } => Kind::Internal,
             PcaError::NotFinite { .. } | PcaError::Overflow | PcaError::NotCertified { .. } => {
@@ -169,6 +205,23 @@ mod tests {
                 Kind::Usage,
                 "cannot solve 9 rows of 8 columns with solver wide, which keeps a matrix of rows x \
                  rows: use tsqr",
+            ),
+            (
+                PcaError::RandomizedVariance(0.95),
+                Kind::Usage,
+                "cannot reach 95 % of the variance with solver randomized, which has to know the \
+                 number of components beforehand: give -k, or use tsqr or wide",
+            ),
+            (
+                PcaError::Memory {
+                    solver: Solver::Wide,
+                    needed: 25e9,
+                    available: 2.04e9,
+                },
+                Kind::Usage,
+                "cannot factor the rows in 2.0 GB a rank: solver wide would take 25.0 GB; use more \
+                 ranks or hosts, or -k with solver randomized, or ask for a solver to run it all the \
+                 same",
             ),
             (
                 PcaError::Read(Failure::new(Kind::Io, "cannot read \"a\": gone")),

@@ -2,7 +2,8 @@
 
 use ndarray::Array2;
 
-use super::{Precision, Solver};
+use super::evidence::Evidence;
+use super::{Precision, Rank, Solver};
 
 /// Principal components, and what is needed to score a row with them. d is the number of columns,
 /// k that of the components.
@@ -26,7 +27,7 @@ pub struct Model {
     /// The variance of all columns together, explained or not.
     pub total_variance: f64,
     /// How many singular values are above rounding: max(n, d) eps times the largest.
-    pub numerical_rank: usize,
+    pub numerical_rank: Rank,
     /// Whether the columns were divided by their standard deviation.
     pub standardized: bool,
     /// Whether scores are divided by their standard deviation.
@@ -39,6 +40,8 @@ pub struct Model {
     pub solver_reason: String,
     /// The precision of the factorisation.
     pub precision: Precision,
+    /// What the solver says about its factorisation; empty for a model that was read from a file.
+    pub evidence: Evidence,
 }
 
 impl Model {
@@ -50,5 +53,34 @@ impl Model {
     /// Number of columns.
     pub fn width(&self) -> usize {
         self.mean.len()
+    }
+
+    /// The standard deviation of the scores along each component, `[k]`: by how much whitening divides.
+    pub fn deviations(&self) -> Vec<f64> {
+        let root = ((self.n.max(2) - 1) as f64).sqrt();
+        self.singular_values.iter().map(|s| s / root).collect()
+    }
+
+    /// The rows that have these scores, `[rows, d]`: the reverse of the projection, without what the
+    /// components leave out. Scores `[rows, k]` are those of the model, whitened where it whitens.
+    /// Constant features get their value back. 2 d k operations a row.
+    ///
+    /// # Panics
+    /// If there is not one score for each component.
+    pub fn inverse_transform(&self, scores: &Array2<f64>) -> Array2<f64> {
+        assert_eq!(scores.ncols(), self.k(), "one score for each component");
+        let mut scores = scores.clone();
+        if self.whiten {
+            for (mut column, deviation) in scores.columns_mut().into_iter().zip(self.deviations()) {
+                column *= deviation;
+            }
+        }
+        let mut rows = scores.dot(&self.components);
+        for mut row in rows.rows_mut() {
+            for ((x, mean), scale) in row.iter_mut().zip(&self.mean).zip(&self.scale) {
+                *x = *x * scale + mean;
+            }
+        }
+        rows
     }
 }

@@ -4,7 +4,7 @@ use ndarray::{Array2, ArrayView1};
 use rayon::prelude::*;
 
 use super::block::Block;
-use super::certify::CertificatePart;
+use super::certify::{CertificatePart, Mixes};
 use super::model::Model;
 
 /// How many partial sums a dot product keeps. Eight fill the vector registers of every processor
@@ -45,21 +45,16 @@ pub fn project_block(model: &Model, block: &Block) -> Projected {
             |deviations, row| project_row(model, rows.row(row), deviations),
         )
         .collect();
-    let mut part = CertificatePart::empty(k);
+    let mixes = Mixes::of(model);
+    let mut part = CertificatePart::empty(model);
     for row in &projected {
-        part.add(&row.scores, row.squares);
+        part.add(&row.scores, row.squares, &row.along_probes, &mixes);
     }
-    let deviation: Vec<f64> = model
-        .singular_values
-        .iter()
-        .map(|s| {
-            if model.whiten {
-                s / ((model.n.max(2) - 1) as f64).sqrt()
-            } else {
-                1.0
-            }
-        })
-        .collect();
+    let deviation = if model.whiten {
+        model.deviations()
+    } else {
+        vec![1.0; k]
+    };
     let scores = Array2::from_shape_fn((projected.len(), k), |(row, component)| {
         (projected[row].scores[component] / deviation[component]) as f32
     });
@@ -77,6 +72,8 @@ struct Row {
     scores: Vec<f64>,
     /// Squared norm of the centred (and scaled) row.
     squares: f64,
+    /// Its product with the direction of each probe of the evidence.
+    along_probes: Vec<f64>,
     /// Norm of what the components leave.
     rest: f64,
 }
@@ -91,6 +88,10 @@ fn project_row(model: &Model, row: ArrayView1<f64>, deviations: &mut [f64]) -> R
         };
     }
     let squares = dot(deviations, deviations);
+    let probes = model.evidence.probes.iter();
+    let along_probes = probes
+        .map(|probe| dot(deviations, &probe.direction))
+        .collect();
     let components: Vec<ArrayView1<f64>> = model.components.rows().into_iter().collect();
     let components: Vec<&[f64]> = components
         .iter()
@@ -117,6 +118,7 @@ fn project_row(model: &Model, row: ArrayView1<f64>, deviations: &mut [f64]) -> R
     Row {
         scores,
         squares,
+        along_probes,
         rest: rest.sqrt(),
     }
 }
@@ -146,7 +148,7 @@ mod tests {
 
     use super::*;
     use crate::linalg::hostile;
-    use crate::pca::{Precision, Solver};
+    use crate::pca::{Evidence, Precision, Rank, Solver};
 
     fn model(components: Array2<f64>, mean: Vec<f64>, scale: Vec<f64>) -> Model {
         let k = components.nrows();
@@ -159,13 +161,14 @@ mod tests {
             explained_variance: vec![4.0; k],
             explained_variance_ratio: vec![0.1; k],
             total_variance: 40.0,
-            numerical_rank: k,
+            numerical_rank: Rank::Exactly(k),
             standardized: true,
             whiten: false,
             k_reason: String::new(),
             solver: Solver::Tsqr,
             solver_reason: String::new(),
             precision: Precision::F64,
+            evidence: Evidence::default(),
         }
     }
 

@@ -9,15 +9,19 @@
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
-use ndarray::{Array2, s};
+use ndarray::Array2;
 
 use super::PcaError;
 use super::block::Block;
+use super::decompose::{self, decompose};
+use super::evidence::{self, Evidence};
 use super::exchange::Exchange;
-use super::fit::{PcaSettings, Rows, Solution, Spectrum, broadcast_components};
+use super::fit::{PcaSettings, Rows, Solution, broadcast_components};
 use super::leaf::Node;
+use super::spectrum::Spectrum;
 use super::tree::{Merge, Plan, Step, take};
-use crate::linalg::{LinalgError, Scalar, norms, sign, svd, zeros};
+use crate::linalg::partial_svd::Side;
+use crate::linalg::{LinalgError, Scalar, norms, sign, zeros};
 
 /// Leaves have at least this many rows for each column. The height of a leaf does not change the
 /// count of operations, 2 d^2 a row with its share of the merges; at 2 most of them run in the QR of
@@ -50,7 +54,7 @@ pub(super) fn solve<T: Scalar>(
     let plan = plan(rows);
     let root = reduce::<T>(comm, &plan, rows, read)?;
     let decomposed = root
-        .map(|node| decompose(node, settings.standardize))
+        .map(|node| solve_node(node, settings, rows))
         .transpose()?;
     share(comm, plan.root_rank, decomposed, rows, settings)
 }
@@ -233,13 +237,12 @@ impl<'scope, 'env, T: Scalar> Nodes<'scope, 'env, T> {
     }
 }
 
-/// The decomposition of all rows, on the rank of the root.
-struct Decomposed {
+/// What the rank of the root finds.
+struct Solved {
     mean: Vec<f64>,
     scale: Vec<f64>,
-    spectrum: Spectrum,
-    /// Right singular vectors as rows, `[min(n, d), d]`.
-    vt: Array2<f64>,
+    decomposed: decompose::Decomposed,
+    evidence: Evidence,
 }
 
 /// A triangle in f64, which the little that is left to do costs nothing more.
@@ -251,10 +254,14 @@ pub(super) fn in_f64<T: Scalar>(r: &Array2<T>) -> Array2<f64> {
 
 /// The SVD of R, after its columns are divided by their standard deviations where asked: with
 /// X = QR, the SVD of X D is that of R D with Q in front.
-fn decompose<T: Scalar>(node: Node<T>, standardize: bool) -> Result<Decomposed, PcaError> {
+fn solve_node<T: Scalar>(
+    node: Node<T>,
+    settings: &PcaSettings,
+    layout: &Rows,
+) -> Result<Solved, PcaError> {
     let Node { rows, mean, r } = node;
     let mut r = in_f64(&r);
-    let scale = if standardize {
+    let scale = if settings.standardize {
         standard_deviations(norms::of_columns(r.view()), rows as usize)
     } else {
         vec![1.0; r.ncols()]
@@ -268,16 +275,18 @@ fn decompose<T: Scalar>(node: Node<T>, standardize: bool) -> Result<Decomposed, 
             column /= *scale;
         }
     }
-    let norm = norms::frobenius(&r);
-    if !norm.is_finite() {
-        return Err(PcaError::Overflow);
-    }
-    let svd::Svd { values, vt, .. } = svd::svd(r)?;
-    Ok(Decomposed {
+    let probes = evidence::of_factor(&r)?;
+    let decomposed = decompose(r, Side::Right, settings, (layout.total(), layout.width))?;
+    Ok(Solved {
         mean: mean.value(),
         scale,
-        spectrum: Spectrum { values, norm },
-        vt,
+        evidence: Evidence {
+            probes,
+            decomposition: decomposed.residual,
+            svd: decomposed.svd.clone(),
+            ..Evidence::default()
+        },
+        decomposed,
     })
 }
 
@@ -292,35 +301,42 @@ pub(super) fn standard_deviations(norms: Vec<f64>, n: usize) -> Vec<f64> {
 fn share(
     comm: &impl Exchange,
     root: usize,
-    decomposed: Option<Decomposed>,
+    solved: Option<Solved>,
     rows: &Rows,
     settings: &PcaSettings,
 ) -> Result<Solution, PcaError> {
-    let (mut mean, mut scale, mut message, vt) = match decomposed {
-        Some(Decomposed {
+    let (mut mean, mut scale, mut message, components, evidence) = match solved {
+        Some(Solved {
             mean,
             scale,
-            spectrum,
-            vt,
-        }) => (mean, scale, spectrum.to_message(), Some(vt)),
-        None => (Vec::new(), Vec::new(), Vec::new(), None),
+            decomposed,
+            evidence,
+        }) => {
+            let mut components = decomposed.vectors.t().as_standard_layout().into_owned();
+            sign::fix(&mut components);
+            let message = decomposed.spectrum.to_message();
+            (mean, scale, message, Some(components), evidence)
+        }
+        None => (
+            Vec::new(),
+            Vec::new(),
+            Vec::new(),
+            None,
+            Evidence::default(),
+        ),
     };
     comm.broadcast(&mut mean, root);
     comm.broadcast(&mut scale, root);
     comm.broadcast(&mut message, root);
     let spectrum = Spectrum::from_message(&message);
     let choice = spectrum.choose(settings, rows.total(), rows.width);
-    let leading = vt.map(|vt| {
-        let mut components = vt.slice(s![..choice.k, ..]).to_owned();
-        sign::fix(&mut components);
-        components
-    });
-    let components = broadcast_components(comm, leading, (choice.k, rows.width), root);
+    let components = broadcast_components(comm, components, (choice.k, rows.width), root);
     Ok(Solution {
         mean,
         scale,
         components,
         spectrum,
         choice,
+        evidence: evidence.broadcast(comm, root, rows.width),
     })
 }

@@ -21,18 +21,22 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 
 use super::PcaError;
 use super::block::{Block, on_rows};
 use super::center::subtract_mean;
+use super::decompose::{Decomposed, decompose};
+use super::evidence::{self, Evidence};
 use super::exchange::Exchange;
-use super::fit::{PcaSettings, Rows, Solution, Spectrum, broadcast_components};
+use super::fit::{PcaSettings, Rows, Solution, broadcast_components};
 use super::leaf::{pack, unpack};
+use super::spectrum::{Choice, Spectrum};
 use super::tree::{Merge, Plan, Step, even_runs, partner, take};
 use super::tsqr::{in_f64, standard_deviations};
-use crate::linalg::{Scalar, by_columns, norms, qr, sign, svd, zeros};
+use crate::linalg::partial_svd::Side;
+use crate::linalg::{Scalar, norms, qr, sign, zeros};
 
 /// A block of columns has at least this many for each row, for the reason that leaves in `tsqr` have
 /// as many rows for each column.
@@ -77,25 +81,58 @@ pub(super) fn solve<T: Scalar>(
         centers.insert(leaf, center);
         tree.leaves.insert(leaf, factored);
     }
-    let (left, spectrum) = match tree.reduce(comm, &plan, n)? {
-        Some(r) => {
+    let decomposed = tree
+        .reduce(comm, &plan, n)?
+        .map(|r| {
             let r = in_f64(&r);
-            let norm = norms::frobenius(&r);
-            if !norm.is_finite() {
-                return Err(PcaError::Overflow);
-            }
-            let svd::Svd { u, values, .. } = svd::svd(r)?;
-            (Some(u), Spectrum { values, norm }.to_message())
-        }
-        None => (None, Vec::new()),
-    };
-    let mut message = spectrum;
+            let source = evidence::coefficients(n);
+            // X Q = R^T: the rows along Q h are as long as R^T h.
+            let lengths = norms::of_columns(r.t().dot(&source).view());
+            let decomposed = decompose(r, Side::Left, settings, (n, d))?;
+            Ok::<_, PcaError>(Root {
+                decomposed,
+                source,
+                lengths,
+            })
+        })
+        .transpose()?;
+    let mut message = decomposed
+        .as_ref()
+        .map_or_else(Vec::new, |root| root.decomposed.spectrum.to_message());
     comm.broadcast(&mut message, plan.root_rank);
     let spectrum = Spectrum::from_message(&message);
     let choice = spectrum.choose(settings, n, d);
-    let start = left.map(|u| by_columns(u.slice(s![.., ..choice.k]).mapv(T::of_f64).view()));
-    let vectors = tree.back(comm, &plan, start, (n, choice.k))?;
-    gather(comm, &plan, &columns, centers, vectors, spectrum, choice)
+    let columns_back = choice.k + evidence::PROBES;
+    let start = decomposed.as_ref().map(|root| {
+        let mut start = zeros(n, columns_back);
+        let (components, probes) = start.view_mut().split_at(Axis(1), choice.k);
+        fill(components, &root.decomposed.vectors);
+        fill(probes, &root.source);
+        start
+    });
+    let vectors = tree.back(comm, &plan, start, (n, columns_back))?;
+    gather(
+        comm,
+        &plan,
+        &columns,
+        centers,
+        vectors,
+        (spectrum, choice),
+        decomposed,
+    )
+}
+
+/// What the rank of the root knows before the way back.
+struct Root {
+    decomposed: Decomposed,
+    /// The coefficients h of the probes, `[n, probes]`.
+    source: Array2<f64>,
+    /// How long the rows are along Q h, `[probes]`.
+    lengths: Vec<f64>,
+}
+
+fn fill<T: Scalar>(mut to: ArrayViewMut2<T>, from: &Array2<f64>) {
+    to.zip_mut_with(from, |to, from| *to = T::of_f64(*from));
 }
 
 /// Gives every rank all rows of its own blocks of columns, each block transposed: `[columns, n]`,
@@ -319,13 +356,14 @@ fn gather<T: Scalar>(
     columns: &[Range<usize>],
     mut centers: BTreeMap<usize, Center>,
     mut vectors: BTreeMap<usize, Array2<T>>,
-    spectrum: Spectrum,
-    choice: super::fit::Choice,
+    (spectrum, choice): (Spectrum, Choice),
+    decomposed: Option<Root>,
 ) -> Result<Solution, PcaError> {
     let (me, root) = (comm.rank(), plan.root_rank);
     let d = columns.last().map_or(0, |last| last.end);
     let (mut mean, mut scale) = (Vec::new(), Vec::new());
-    let mut components = (me == root).then(|| Array2::zeros((choice.k, d)));
+    let height = choice.k + evidence::PROBES;
+    let mut found = (me == root).then(|| Array2::zeros((height, d)));
     for (leaf, range) in columns.iter().enumerate() {
         let owner = plan.leaves[leaf].owner;
         let mut piece = (owner == me).then(|| {
@@ -340,18 +378,33 @@ fn gather<T: Scalar>(
                 piece = Some(comm.receive(owner));
             }
         }
-        if let (Some(piece), Some(components)) = (piece, &mut components) {
+        if let (Some(piece), Some(found)) = (piece, &mut found) {
             let width = range.len();
             mean.extend(&piece[..width]);
             scale.extend(&piece[width..2 * width]);
-            let v = ArrayView2::from_shape((width, choice.k), &piece[2 * width..]);
+            let v = ArrayView2::from_shape((width, height), &piece[2 * width..]);
             let v = v.expect("a piece of the components arrives whole");
-            components.slice_mut(s![.., range.clone()]).assign(&v.t());
+            found.slice_mut(s![.., range.clone()]).assign(&v.t());
         }
     }
-    if let Some(components) = &mut components {
-        sign::fix(components);
-    }
+    let evidence = match (&found, decomposed) {
+        (Some(found), Some(root)) => {
+            let directions = found.slice(s![choice.k.., ..]).t().to_owned();
+            Evidence {
+                orthogonality: Some(evidence::distortion(&directions, &root.source)),
+                probes: evidence::of_columns(directions.view(), root.lengths),
+                decomposition: root.decomposed.residual,
+                svd: root.decomposed.svd,
+                approximation: None,
+            }
+        }
+        _ => Evidence::default(),
+    };
+    let components = found.map(|found| {
+        let mut components = found.slice(s![..choice.k, ..]).to_owned();
+        sign::fix(&mut components);
+        components
+    });
     comm.broadcast(&mut mean, root);
     comm.broadcast(&mut scale, root);
     let components = broadcast_components(comm, components, (choice.k, d), root);
@@ -361,6 +414,7 @@ fn gather<T: Scalar>(
         components,
         spectrum,
         choice,
+        evidence: evidence.broadcast(comm, root, d),
     })
 }
 

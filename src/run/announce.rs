@@ -67,15 +67,15 @@ pub fn unlike_hosts(comm: &Comm, executor: &dyn Executor) -> Option<String> {
 pub fn memory(rows: &Rows, settings: &PcaSettings, ranks: usize, threads: usize) {
     let (n, d) = (rows.total(), rows.width);
     // An error here comes again, and then counts, from the factorisation itself.
-    if let Ok((solver, _)) = pca::choose_solver(settings.solver, n, d) {
+    if let Ok((solver, _)) = pca::choose_solver(settings, (n, d), (ranks, threads)) {
+        let needed = pca::memory_bytes(solver, settings, (n, d), (ranks, threads));
+        let available = match settings.memory {
+            Some(bytes) => format!(", of {} that there are", size(bytes)),
+            None => String::new(),
+        };
         info!(
-            "memory    about {} a rank for the factorisation",
-            size(pca::memory_bytes(
-                solver,
-                settings.precision,
-                (n, d),
-                (ranks, threads)
-            ))
+            "memory    about {} a rank for the factorisation{available}",
+            size(needed)
         );
     }
 }
@@ -98,6 +98,18 @@ pub fn model(model: &Model) {
         100.0 * explained,
         model.k_reason
     );
+    if let Some(error) = model.evidence.approximation {
+        info!(
+            directions = error.directions,
+            power_iterations = error.power_iterations,
+            residual = error.residual,
+            rest = error.rest,
+            "pca       approximated by {} random directions: each singular value is right to {:.1e} of the largest, and none that is left out is larger than {:.1e} of it",
+            error.directions,
+            error.residual,
+            error.rest
+        );
+    }
 }
 
 /// What was written, on rank 0.

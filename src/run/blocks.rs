@@ -2,6 +2,7 @@
 
 use super::announce;
 use super::context::Context;
+use super::memory;
 use crate::comm::Comm;
 use crate::dataset::outcome::Outcome;
 use crate::error::{Failure, Kind};
@@ -69,7 +70,7 @@ pub fn fit(context: &Context, blocks: &Blocks) -> Model {
         owner_of_block: &blocks.owner_of_block,
         width: blocks.width,
     };
-    let settings = &context.settings.pca;
+    let settings = &memory::limited(context.settings.pca, comm);
     announce::memory(&rows, settings, comm.size(), context.threads);
     let model = context.phases.time(Phase::Fit, || {
         let mut read = |block| Ok((blocks.read)(block)?.features);

@@ -2,6 +2,7 @@
 
 use super::announce::{count, size};
 use super::listing::Listing;
+use super::memory;
 use super::settings::{Settings, WeightsChoice};
 use crate::comm::Comm;
 use crate::error::Failure;
@@ -35,7 +36,8 @@ pub fn dry_run(
         .into_iter()
         .fold(0.0, f64::max);
     let (images, blocks) = (listing.slices.images(), listing.slices.blocks());
-    let (solver, reason) = pca::choose_solver(settings.pca.solver, images, width)?;
+    let pca = memory::limited(settings.pca, comm);
+    let (solver, reason) = pca::choose_solver(&pca, (images, width), (comm.size(), threads))?;
     if comm.rank() > 0 {
         return Ok(());
     }
@@ -56,14 +58,9 @@ pub fn dry_run(
         size(4.0 * (width * images) as f64)
     );
     println!("solver        {}: {reason}", solver.as_str());
-    let factorisation = pca::memory_bytes(
-        solver,
-        settings.pca.precision,
-        (images, width),
-        (comm.size(), threads),
-    );
+    let factorisation = pca::memory_bytes(solver, &pca, (images, width), (comm.size(), threads));
     // By now this rank has run the network.
-    let so_far = super::memory::peak_bytes().unwrap_or(0) as f64;
+    let so_far = memory::peak_bytes().unwrap_or(0) as f64;
     println!(
         "memory        about {} a rank: {} for the network (measured), {} for the factorisation",
         size(so_far + factorisation),

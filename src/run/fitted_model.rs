@@ -3,7 +3,7 @@
 use crate::error::{Failure, Kind};
 use crate::output::model_file::ModelFile;
 use crate::output::shard::Provenance;
-use crate::pca::{Model, Precision, Solver};
+use crate::pca::{Evidence, Model, Precision, Solver};
 use clap::ValueEnum;
 use ndarray::Array2;
 use std::str::FromStr;
@@ -89,6 +89,7 @@ pub fn from_file(file: ModelFile) -> Result<(Model, Provenance), Failure> {
         solver: Solver::from_str(solver, false).map_err(|_| malformed("solver", solver))?,
         precision: Precision::from_str(precision, false)
             .map_err(|_| malformed("pca_precision", precision))?,
+        evidence: Evidence::default(),
         solver_reason: entry(metadata, "solver_reason")?.to_string(),
     };
     let mut provenance = file.metadata;
@@ -124,6 +125,7 @@ fn unusable(cause: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pca::Rank;
 
     fn model() -> Model {
         Model {
@@ -135,13 +137,14 @@ mod tests {
             explained_variance: vec![1.125, 1.0 / 72.0],
             explained_variance_ratio: vec![0.9, 0.1],
             total_variance: 1.0 / 7.0,
-            numerical_rank: 2,
+            numerical_rank: Rank::AtLeast(2),
             standardized: true,
             whiten: true,
             k_reason: "2 components asked for".into(),
             solver: Solver::Wide,
             solver_reason: "9 rows".into(),
             precision: Precision::F32,
+            evidence: Evidence::default(),
         }
     }
 

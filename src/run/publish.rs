@@ -96,13 +96,30 @@ pub fn publish(run: &Finished) -> Result<(), Failure> {
 /// The certificate, on rank 0; all ranks fail where it does.
 fn check(run: &Finished, parts: Vec<pca::CertificatePart>) -> Result<Option<Certificate>, Failure> {
     let comm = run.context.comm;
-    let certificate =
-        pca::gather_parts(comm, parts, run.model.k()).map(|parts| pca::certify(run.model, &parts));
+    let mut certificate =
+        pca::gather_parts(comm, parts).map(|parts| pca::certify(run.model, &parts));
+    if run.context.settings.verify {
+        let phases = &run.context.phases;
+        let exact = phases.time(Phase::Verify, || comm.or_end(verify(run)));
+        if let Some(certificate) = &mut certificate {
+            certificate.exact = exact;
+        }
+    }
     comm.agree(match &certificate {
         Some(certificate) => certificate.verdict().map_err(Failure::from),
         None => Ok(()),
     })?;
     Ok(certificate)
+}
+
+/// The exact checks, on rank 0, for which every rank reads its features once more.
+fn verify(run: &Finished) -> Result<Option<pca::Exact>, Failure> {
+    let mut verification = pca::Verification::new(run.model);
+    let comm = run.context.comm;
+    for block in run.blocks.of_rank(comm.rank()) {
+        verification.add(run.model, &(run.blocks.read)(block)?.features);
+    }
+    Ok(verification.finish(comm, run.model))
 }
 
 /// What rank 0 has to know of the others.

@@ -57,6 +57,8 @@ pub struct Settings {
 
     /// Components, standardisation, whitening, solver.
     pub pca: PcaSettings,
+    /// Whether the components are checked exactly.
+    pub verify: bool,
 
     /// Threads a rank; `None`: the host's cores divided among its ranks.
     pub threads: Option<usize>,

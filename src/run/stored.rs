@@ -3,6 +3,7 @@
 use super::announce::{count, size};
 use super::blocks::{Block, Blocks, fit};
 use super::context::Context;
+use super::memory;
 use super::network::Network;
 use super::output_folder;
 use super::publish::{Counts, Finished, Origin, publish};
@@ -148,7 +149,9 @@ pub fn counts(catalog: &Catalog) -> Counts {
 fn plan(context: &Context, catalog: &Catalog) -> Result<(), Failure> {
     let (n, d) = (catalog.rows(), catalog.width);
     let settings = context.settings;
-    let (solver, reason) = pca::choose_solver(settings.pca.solver, n, d)?;
+    let on = (context.comm.size(), context.threads);
+    let pca = memory::limited(settings.pca, context.comm);
+    let (solver, reason) = pca::choose_solver(&pca, (n, d), on)?;
     if context.comm.rank() > 0 {
         return Ok(());
     }
@@ -165,12 +168,7 @@ fn plan(context: &Context, catalog: &Catalog) -> Result<(), Failure> {
     println!("solver        {}: {reason}", solver.as_str());
     println!(
         "memory        about {} a rank for the factorisation",
-        size(pca::memory_bytes(
-            solver,
-            settings.pca.precision,
-            (n, d),
-            (context.comm.size(), context.threads)
-        ))
+        size(pca::memory_bytes(solver, &pca, (n, d), on))
     );
     println!(
         "would write   {} (it can be written)",

@@ -238,6 +238,7 @@ fn settings_of(
         whiten: model.whiten,
         solver: model.solver,
         precision: model.precision,
+        memory: None,
     };
     for setting in &mut settings.listed {
         if let Some(of_model) = provenance.get(&setting.name) {

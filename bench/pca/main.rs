@@ -1,0 +1,237 @@
+//! Rates of the factorisation, in one process, and what a run on many ranks would cost.
+//!
+//! `cargo bench --bench pca` prints two Markdown tables: medians of the building blocks and of whole
+//! fits, and the predicted cost at 3, 64 and 1024 ranks from the rates just measured. With `--quick` the
+//! matrices are small, which shows that it runs and nothing else.
+
+use std::time::Instant;
+
+use ndarray::{Array2, s};
+use p8::linalg::blas::{Transpose, gemm};
+use p8::linalg::gaussian::gaussian;
+use p8::linalg::partial_svd::{Side, Wanted, leading};
+use p8::linalg::{blas_description, init, qr, svd, zeros};
+use p8::pca::{self, Components, Exchange, PcaSettings, Precision, Rows, Solver};
+
+/// How often each is measured; the median counts.
+const REPEATS: usize = 5;
+
+/// A rank without others.
+struct Alone;
+
+impl Exchange for Alone {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn size(&self) -> usize {
+        1
+    }
+
+    fn send_bytes(&self, _: &[u8], _: usize) {
+        unreachable!("one rank sends nothing")
+    }
+
+    fn receive_bytes(&self, _: usize) -> Vec<u8> {
+        unreachable!("one rank receives nothing")
+    }
+
+    fn broadcast_bytes(&self, _: &mut Vec<u8>, _: usize) {}
+}
+
+fn main() {
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let d = if quick { 64 } else { 2048 };
+    init();
+    println!(
+        "{}; {} threads\n",
+        blas_description(),
+        rayon::current_num_threads()
+    );
+    println!("| what | seconds | GFLOP/s |\n|---|---|---|");
+    let rates = building_blocks(d);
+    whole_fits(quick);
+    println!();
+    prediction(2048.0, &rates);
+}
+
+/// Seconds: the median of some runs, after one that is not counted.
+fn median(mut work: impl FnMut()) -> f64 {
+    work();
+    let mut seconds: Vec<f64> = (0..REPEATS)
+        .map(|_| {
+            let started = Instant::now();
+            work();
+            started.elapsed().as_secs_f64()
+        })
+        .collect();
+    seconds.sort_by(f64::total_cmp);
+    seconds[REPEATS / 2]
+}
+
+fn row(what: &str, seconds: f64, flops: Option<f64>) {
+    let rate = flops.map_or(String::new(), |flops| {
+        format!("{:.1}", flops / seconds / 1e9)
+    });
+    println!("| {what} | {seconds:.3} | {rate} |");
+}
+
+/// Operations a second in the leaves and in the merges, and the seconds of the SVD at the root.
+struct Rates {
+    leaf: f64,
+    merge: f64,
+    svd: f64,
+}
+
+fn building_blocks(d: usize) -> Rates {
+    let size = d as f64;
+    let a = gaussian(1, 0, d, d);
+    let mut product = zeros(d, d);
+    let flops = 2.0 * size.powi(3);
+    let seconds = median(|| {
+        let (x, y) = ((a.view(), Transpose::No), (a.view(), Transpose::No));
+        gemm(1.0, x, y, 0.0, product.view_mut()).expect("shapes agree");
+    });
+    row(
+        &format!("dgemm {d} x {d}, one thread"),
+        seconds,
+        Some(flops),
+    );
+
+    let tall = gaussian(2, 0, 2 * d, d);
+    let leaf_flops = 2.0 * size * size * (2.0 * size - size / 3.0);
+    let leaf = median(|| drop(qr::Factored::new(tall.clone()).expect("a finite matrix")));
+    row(
+        &format!("QR of a leaf, {} x {d}", 2 * d),
+        leaf,
+        Some(leaf_flops),
+    );
+
+    let triangle = |rows| {
+        let part = p8::linalg::by_columns(tall.slice(rows));
+        qr::Factored::new(part).expect("a finite matrix").r()
+    };
+    let (top, bottom) = (triangle(s![..d, ..]), triangle(s![d.., ..]));
+    let merge_flops = 2.0 / 3.0 * size.powi(3);
+    let merge = median(|| {
+        drop(qr::Merged::new(top.clone(), &zeros(1, d), &bottom).expect("finite triangles"));
+    });
+    row(
+        &format!("merge of two triangles of {d}"),
+        merge,
+        Some(merge_flops),
+    );
+
+    // Features of a network fall off like a power of their number.
+    let mut falling = tall.clone();
+    for (j, mut column) in falling.columns_mut().into_iter().enumerate() {
+        column /= (1.0 + j as f64).sqrt();
+    }
+    let r = qr::Factored::new(falling).expect("a finite matrix").r();
+    let full = median(|| drop(svd::svd(r.clone()).expect("it converges")));
+    row(&format!("SVD of R, all {d} values"), full, None);
+    let k = d / 40;
+    let partial = median(|| {
+        drop(leading(&r, Side::Right, Wanted::Count(k), d / 3).expect("a finite triangle"));
+    });
+    row(&format!("SVD of R, the {k} largest values"), partial, None);
+    Rates {
+        leaf: leaf_flops / leaf,
+        merge: merge_flops / merge,
+        svd: partial,
+    }
+}
+
+fn whole_fits(quick: bool) {
+    let shapes = if quick {
+        vec![
+            (Solver::Tsqr, 300, 64),
+            (Solver::Wide, 20, 300),
+            (Solver::Randomized, 300, 64),
+        ]
+    } else {
+        vec![
+            (Solver::Tsqr, 20_000, 2048),
+            (Solver::Randomized, 20_000, 2048),
+            (Solver::Wide, 100, 100_352),
+            (Solver::Wide, 1000, 100_352),
+            (Solver::Randomized, 1000, 100_352),
+        ]
+    };
+    for (solver, n, d) in shapes {
+        let block = 128;
+        let rows_per_block: Vec<usize> =
+            (0..n).step_by(block).map(|at| block.min(n - at)).collect();
+        let rows = Rows {
+            rows_per_block: &rows_per_block,
+            owner_of_block: &vec![0; rows_per_block.len()],
+            width: d,
+        };
+        let k = if n < 100 { 7 } else { 50 };
+        // f32 as the network gives them, made before the clock runs.
+        let blocks: Vec<Array2<f32>> = rows_per_block
+            .iter()
+            .enumerate()
+            .map(|(index, count)| falling(index * block, *count, d))
+            .collect();
+        for precision in [Precision::F64, Precision::F32] {
+            let settings = PcaSettings {
+                components: Components::Count(k),
+                standardize: true,
+                whiten: false,
+                solver,
+                precision,
+                memory: None,
+            };
+            let seconds = median(|| {
+                let mut read = |block: usize| Ok(blocks[block].clone().into());
+                drop(pca::fit(&Alone, &rows, &mut read, &settings).expect("finite rows"));
+            });
+            let what = format!(
+                "{} {n} x {d} to {k}, {}",
+                solver.as_str(),
+                precision.as_str()
+            );
+            row(&what, seconds, None);
+        }
+    }
+}
+
+fn falling(first: usize, rows: usize, d: usize) -> Array2<f32> {
+    let few = 64.min(d);
+    let mixed = gaussian(3, first, rows, few).dot(&gaussian(4, 0, few, d));
+    let noise = gaussian(5, first, rows, d);
+    Array2::from_shape_fn((rows, d), |at| (mixed[at] + noise[at]) as f32)
+}
+
+/// The cost model of `bench/pca/README.md` with the rates measured here.
+fn prediction(d: f64, rates: &Rates) {
+    /// Bytes a second and seconds a message of a network of 10 Gbit/s.
+    const BANDWIDTH: f64 = 1.1e9;
+    const LATENCY: f64 = 5e-5;
+    println!(
+        "| images | ranks | leaves | GFLOP a rank | levels between ranks | MB a message | MB sent in all | seconds |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for images in [1e6, 1e8, 1e9_f64] {
+        for ranks in [3.0, 64.0, 1024.0_f64] {
+            let leaves = (images / (2.0 * d)).floor().max(1.0);
+            let working = ranks.min(leaves);
+            let own = (leaves / working).ceil();
+            let leaf_flops = own * 10.0 / 3.0 * d.powi(3);
+            let levels = working.log2().ceil();
+            let merge_flops = (own - 1.0 + levels) * 2.0 / 3.0 * d.powi(3);
+            let message = 8.0 * (d * (d + 1.0) / 2.0 + 2.0 * d + 3.0);
+            let seconds = leaf_flops / rates.leaf
+                + merge_flops / rates.merge
+                + levels * (message / BANDWIDTH + LATENCY)
+                + rates.svd;
+            println!(
+                "| {images:.0e} | {ranks} | {leaves} | {:.0} | {levels} | {:.1} | {:.0} | {seconds:.1} |",
+                (leaf_flops + merge_flops) / 1e9,
+                message / 1e6,
+                (working - 1.0) * message / 1e6,
+            );
+        }
+    }
+}

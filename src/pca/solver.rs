@@ -1,0 +1,234 @@
+//! Which solver: from the shape of the rows, the number of components and the memory.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use super::PcaError;
+use super::fit::{Components, PcaSettings};
+use super::{randomized, tsqr};
+use crate::linalg::Scalar;
+
+/// How the factorisation is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Solver {
+    /// `tsqr` for at least as many rows as columns, else `wide`; `randomized` where neither fits in memory
+    Auto,
+    /// QR of the rows in a tree; needs memory for columns x columns
+    Tsqr,
+    /// QR of the columns in a tree; needs memory for rows x rows
+    Wide,
+    /// Leading components by random projections; an approximation, reads the features several times
+    Randomized,
+}
+
+impl Solver {
+    /// The word on the command line and in files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Solver::Auto => "auto",
+            Solver::Tsqr => "tsqr",
+            Solver::Wide => "wide",
+            Solver::Randomized => "randomized",
+        }
+    }
+}
+
+/// Rows that a block has at most, for the memory that it takes; larger ones add to the estimate.
+const BLOCK_ROWS: f64 = 128.0;
+
+/// Bytes of a rank's matrices at the peak of the factorisation of n rows of d columns on `threads`
+/// threads of each of `ranks` ranks, counted, not measured.
+///
+/// With `tsqr` they do not depend on the number of rows: for each leaf in work 2 d rows, as they came
+/// (f32) and in the precision of the factorisation, for one more the rows as they came, and four
+/// triangles of d x d. With `wide` they are this rank's columns of all rows, twice beside their
+/// orthogonal factor, and three matrices of n x n. With `randomized` they are a few matrices of d
+/// rows and as many columns as there are random directions, and two blocks of rows.
+pub fn memory_bytes(
+    solver: Solver,
+    settings: &PcaSettings,
+    (n, d): (usize, usize),
+    (ranks, threads): (usize, usize),
+) -> f64 {
+    let number = settings.precision.bytes() as f64;
+    let at_once = tsqr::leaves_at_once(d, threads) as f64;
+    let directions = match settings.components {
+        Components::Count(k) => randomized::directions(k, n, d) + randomized::PROBES,
+        // Refused for this solver; as many as there can be.
+        Components::Variance(_) => n.min(d),
+    };
+    let (n, d, ranks) = (n as f64, d as f64, ranks as f64);
+    match solver {
+        Solver::Wide => number * (3.0 * n * d / ranks + 3.0 * n * n),
+        Solver::Auto | Solver::Tsqr => {
+            let raw = f32::BYTES as f64;
+            let leaf = n.min(2.0 * d) * d;
+            let leaves = (n / (2.0 * d)).ceil().min(at_once);
+            leaves * (number + raw) * leaf + raw * leaf + 4.0 * number * d * d
+        }
+        Solver::Randomized => {
+            // The basis, its image and its copy; of partial images one for each level of the tree.
+            let levels = (1.0 + n / BLOCK_ROWS).log2().ceil();
+            let block = BLOCK_ROWS.min(n) * d;
+            f64::BYTES as f64 * ((4.0 + levels) * d * directions as f64 + 2.0 * block)
+        }
+    }
+}
+
+/// The solver for n rows of d columns on some ranks, never `Auto`, and why it is that one.
+///
+/// # Errors
+/// `wide` for more rows than columns; `randomized` for a fraction of the variance; no solver that fits
+/// in the memory, where that is known and nothing was asked for.
+pub fn choose_solver(
+    settings: &PcaSettings,
+    (n, d): (usize, usize),
+    (ranks, threads): (usize, usize),
+) -> Result<(Solver, String), PcaError> {
+    match settings.solver {
+        Solver::Tsqr => Ok((Solver::Tsqr, "asked for".into())),
+        Solver::Wide if n > d => Err(PcaError::TooManyRows {
+            rows: n,
+            columns: d,
+        }),
+        Solver::Wide => Ok((Solver::Wide, "asked for".into())),
+        Solver::Randomized => {
+            check_randomized(settings.components)?;
+            Ok((Solver::Randomized, "asked for".into()))
+        }
+        Solver::Auto => by_shape_and_memory(settings, (n, d), (ranks, threads)),
+    }
+}
+
+/// Refuses a fraction of the variance for `randomized`.
+///
+/// # Errors
+/// [`PcaError::RandomizedVariance`].
+pub fn check_randomized(components: Components) -> Result<(), PcaError> {
+    match components {
+        Components::Count(_) => Ok(()),
+        Components::Variance(fraction) => Err(PcaError::RandomizedVariance(fraction)),
+    }
+}
+
+fn by_shape_and_memory(
+    settings: &PcaSettings,
+    (n, d): (usize, usize),
+    (ranks, threads): (usize, usize),
+) -> Result<(Solver, String), PcaError> {
+    let need = |solver| memory_bytes(solver, settings, (n, d), (ranks, threads));
+    let (first, shape) = if n >= d {
+        (
+            Solver::Tsqr,
+            format!("{n} rows, at least as many as the {d} columns"),
+        )
+    } else {
+        (
+            Solver::Wide,
+            format!("{n} rows, fewer than the {d} columns"),
+        )
+    };
+    let Some(memory) = settings.memory else {
+        return Ok((first, shape));
+    };
+    if need(first) <= memory {
+        return Ok((first, shape));
+    }
+    let gigabytes = |bytes: f64| format!("{:.1} GB", bytes / 1e9);
+    let lacking = format!(
+        "{shape}, but {} would take {} and a rank has {}",
+        first.as_str(),
+        gigabytes(need(first)),
+        gigabytes(memory)
+    );
+    let fits = need(Solver::Randomized) <= memory;
+    if fits && check_randomized(settings.components).is_ok() {
+        return Ok((Solver::Randomized, lacking));
+    }
+    Err(PcaError::Memory {
+        solver: first,
+        needed: need(first),
+        available: memory,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pca::Precision;
+
+    fn settings(solver: Solver, components: Components, memory: Option<f64>) -> PcaSettings {
+        PcaSettings {
+            components,
+            standardize: true,
+            whiten: false,
+            solver,
+            precision: Precision::F64,
+            memory,
+        }
+    }
+
+    #[test]
+    fn the_solver_follows_the_shape() {
+        let choose = |solver, n, d| {
+            let settings = settings(solver, Components::Count(3), Some(1e9));
+            choose_solver(&settings, (n, d), (2, 1)).map(|(solver, _)| solver)
+        };
+        assert_eq!(choose(Solver::Auto, 5, 5).unwrap(), Solver::Tsqr);
+        assert_eq!(choose(Solver::Auto, 4, 5).unwrap(), Solver::Wide);
+        assert_eq!(choose(Solver::Tsqr, 4, 5).unwrap(), Solver::Tsqr);
+        assert_eq!(
+            choose(Solver::Randomized, 6, 5).unwrap(),
+            Solver::Randomized
+        );
+        assert!(matches!(
+            choose(Solver::Wide, 6, 5),
+            Err(PcaError::TooManyRows { .. })
+        ));
+    }
+
+    #[test]
+    fn auto_approximates_only_where_nothing_exact_fits_and_says_so() {
+        let auto = |components, n, d, memory| {
+            choose_solver(&settings(Solver::Auto, components, memory), (n, d), (3, 1))
+        };
+        let few = Components::Count(10);
+        // Several d^2 of 100352 columns: more than 400 GB.
+        let (solver, reason) = auto(few, 200_000, 100_352, Some(1e11)).unwrap();
+        assert_eq!(solver, Solver::Randomized);
+        assert!(
+            reason.contains("tsqr would take") && reason.contains("100.0 GB"),
+            "{reason}"
+        );
+        assert_eq!(
+            auto(few, 200_000, 100_352, Some(1e13)).unwrap().0,
+            Solver::Tsqr
+        );
+        assert_eq!(auto(few, 200_000, 100_352, None).unwrap().0, Solver::Tsqr);
+        for (components, memory) in [(few, 1e6), (Components::Variance(0.9), 1e11)] {
+            let error = auto(components, 200_000, 100_352, Some(memory)).unwrap_err();
+            assert!(matches!(error, PcaError::Memory { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_fraction_of_the_variance_needs_an_exact_solver() {
+        let settings = settings(Solver::Randomized, Components::Variance(0.95), None);
+        assert!(matches!(
+            choose_solver(&settings, (100, 10), (1, 1)),
+            Err(PcaError::RandomizedVariance(_))
+        ));
+    }
+
+    #[test]
+    fn only_the_memory_of_tsqr_does_not_grow_with_the_rows() {
+        let need = |solver, n| {
+            let settings = settings(solver, Components::Count(50), None);
+            memory_bytes(solver, &settings, (n, 2048), (1, 1))
+        };
+        assert_eq!(need(Solver::Tsqr, 10_000), need(Solver::Tsqr, 10_000_000));
+        assert!(need(Solver::Wide, 2000) > need(Solver::Wide, 1000));
+        assert!(need(Solver::Randomized, 10_000_000) < 2.0 * need(Solver::Randomized, 10_000));
+    }
+}
