@@ -35,6 +35,8 @@ pub struct Finished<'a> {
     pub blocks: &'a Blocks<'a>,
     /// The fitted model.
     pub model: &'a Model,
+    /// What each rank sent for it; empty where it was fitted before.
+    pub traffic: Vec<Traffic>,
     /// Where the features come from.
     pub origin: &'a Origin,
     /// Counts over all ranks.
@@ -252,6 +254,8 @@ fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> 
             k_reason: model.k_reason.clone(),
             solver: model.solver.as_str().into(),
             solver_reason: model.solver_reason.clone(),
+            pca_precision: model.precision.as_str().into(),
+            traffic: run.traffic.clone(),
             explained_variance_ratio: model.explained_variance_ratio.clone(),
             total_variance: model.total_variance,
         },
