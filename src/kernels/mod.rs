@@ -21,6 +21,7 @@ pub mod aligned;
 pub mod filtering;
 pub mod isa;
 pub mod pack;
+pub mod projection;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
