@@ -248,9 +248,11 @@ mod tests {
                         });
                         assert_eq!(rest[r * columns + j], left, "{isa:?}");
                     }
-                    assert!(rest[r * columns + width..][..columns - width]
-                        .iter()
-                        .all(|x| *x == 0.0));
+                    assert!(
+                        rest[r * columns + width..][..columns - width]
+                            .iter()
+                            .all(|x| *x == 0.0)
+                    );
                 }
             }
         }

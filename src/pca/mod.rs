@@ -10,6 +10,7 @@
 //! - `tsqr`, `wide`: the solvers, for many rows and for many columns; they walk the schedule;
 //! - `fit`: from singular values to the number of components and the model;
 //! - `project`: scores and reconstruction error of rows;
+//! - `traffic`: the bytes that ranks send, counted and predicted;
 //! - `certify`: checks of the model against every row that was projected.
 
 mod block;
@@ -20,6 +21,7 @@ mod fit;
 mod leaf;
 mod model;
 mod project;
+mod traffic;
 mod tree;
 mod tsqr;
 mod wide;
@@ -36,6 +38,7 @@ pub use fit::{
 };
 pub use model::Model;
 pub use project::{Projected, project_block};
+pub use traffic::{Counted, predicted_bytes};
 
 use crate::error::{Classify, Failure, Kind};
 use crate::linalg::LinalgError;
