@@ -11,7 +11,7 @@ use crate::dataset::outcome::{Outcome, Status};
 use crate::error::Failure;
 use crate::linalg;
 use crate::output::metrics::{
-    Environment, Images, Metrics, ModelSummary, Setting, Task, Weights, rfc3339,
+    Environment, Images, Metrics, ModelSummary, Setting, Task, Traffic, Weights, rfc3339,
 };
 use crate::output::outcomes::OutcomesParquet;
 use crate::output::report::{MAX_FAILURES, Report, Scatter};
