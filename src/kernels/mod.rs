@@ -22,6 +22,7 @@ pub mod cache;
 pub mod filtering;
 pub mod isa;
 pub mod pack;
+pub mod projection;
 pub mod resampling;
 
 #[cfg(target_arch = "x86_64")]

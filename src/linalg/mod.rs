@@ -119,13 +119,23 @@ pub(crate) mod hostile {
         q
     }
 
+    /// A hostile matrix in f32, its extreme cases moved to the edges of that range.
+    pub fn in_single(name: &str, matrix: &Array2<f64>) -> Array2<f32> {
+        let scale = match name {
+            "denormal" => 1e270,
+            "huge" => 1e-132,
+            _ => 1.0,
+        };
+        matrix.mapv(|x| (x * scale) as f32)
+    }
+
     /// The hostile matrices `[rows, columns]` with their names; `rows >= columns`.
     pub fn all(rows: usize, columns: usize) -> Vec<(&'static str, Array2<f64>)> {
         assert!(rows >= columns);
         let last = (columns.max(2) - 1) as f64;
-        let geometric: Vec<f64> = (0..columns)
-            .map(|i| 1e-15_f64.powf(i as f64 / last))
-            .collect();
+        let geometric = |least: f64| -> Vec<f64> {
+            (0..columns).map(|i| least.powf(i as f64 / last)).collect()
+        };
         let clustered: Vec<f64> = (0..columns)
             .map(|i| if i + 1 < columns { 1.0 } else { 1e-15 })
             .collect();
@@ -142,8 +152,13 @@ pub(crate) mod hostile {
         vec![
             (
                 "condition 1e15, geometric",
-                with_spectrum(rows, &geometric, 1),
+                with_spectrum(rows, &geometric(1e-15), 1),
             ),
+            (
+                "condition 1e7, geometric",
+                with_spectrum(rows, &geometric(1e-7), 4),
+            ),
+            ("condition 1", with_spectrum(rows, &geometric(1.0), 11)),
             (
                 "condition 1e15, clustered",
                 with_spectrum(rows, &clustered, 2),
@@ -157,6 +172,7 @@ pub(crate) mod hostile {
             ("all zero", Array2::zeros((rows, columns))),
             ("constant", Array2::from_elem((rows, columns), 3.25)),
             ("huge mean", uniform(rows, columns, 8) + 1e12),
+            ("mean of a million", uniform(rows, columns, 13) + 1e6),
             ("denormal", uniform(rows, columns, 9) * 1e-310),
             ("huge", uniform(rows, columns, 10) * 1e150),
         ]

@@ -94,6 +94,15 @@ pub struct Weights {
     pub note: String,
 }
 
+/// What a rank sent to single other ranks for the factorisation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Counted.
+    pub sent_bytes: u64,
+    /// What the schedule says: boundary rows, and half a square matrix for each node that travels.
+    pub predicted_bytes: u64,
+}
+
 /// The fitted model in numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelSummary {
@@ -109,6 +118,10 @@ pub struct ModelSummary {
     pub solver: String,
     /// Why so.
     pub solver_reason: String,
+    /// The precision of the factorisation.
+    pub pca_precision: String,
+    /// What each rank sent for the factorisation, by rank; empty where nothing was fitted.
+    pub traffic: Vec<Traffic>,
     /// Share of the whole variance along each of the k components.
     pub explained_variance_ratio: Vec<f64>,
     /// The whole variance: the sum over all features, after scaling where that is on.
@@ -220,6 +233,11 @@ pub(crate) mod tests {
                 k_reason: "the fewest that explain 0.9 of the variance".into(),
                 solver: "wide".into(),
                 solver_reason: "fewer images (9) than features (2048)".into(),
+                pca_precision: "f64".into(),
+                traffic: vec![Traffic {
+                    sent_bytes: 12,
+                    predicted_bytes: 12,
+                }],
                 explained_variance_ratio: vec![0.5, 0.25, 0.125, 0.0625],
                 total_variance: 2048.0,
             },

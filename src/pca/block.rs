@@ -45,6 +45,14 @@ impl Block {
         on_rows!(self, rows => rows.dim())
     }
 
+    /// Bytes of a number.
+    pub fn number_bytes(&self) -> usize {
+        match self {
+            Block::F32(_) => f32::BYTES,
+            Block::F64(_) => f64::BYTES,
+        }
+    }
+
     /// Row and column of the first value that is NaN or infinite.
     pub fn first_not_finite(&self) -> Option<(usize, usize)> {
         fn first<T: Scalar>(rows: &Array2<T>) -> Option<(usize, usize)> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use ndarray::{Array2, ArrayD, s};
 use safetensors::{Dtype, SafeTensors};
 
+use super::block::on_rows;
 use super::center::subtract_mean;
 use super::exchange::{Exchange, threads};
 use super::{
@@ -77,7 +78,7 @@ fn settings(k: usize, standardize: bool, solver: Solver) -> PcaSettings {
 /// Fits on `owner_of_block.last() + 1` ranks at least, `size` in all, and returns the model of every rank.
 fn fit_on(
     size: usize,
-    x: &Array2<f64>,
+    x: &Block,
     rows_per_block: &[usize],
     owner_of_block: &[usize],
     settings: &PcaSettings,
@@ -85,7 +86,7 @@ fn fit_on(
     let layout = Rows {
         rows_per_block,
         owner_of_block,
-        width: x.ncols(),
+        width: x.dim().1,
     };
     threads::on_ranks(size, |rank| {
         let mut last = None;
@@ -102,9 +103,8 @@ fn fit_on(
             );
             last = Some(block);
             let start: usize = rows_per_block[..block].iter().sum();
-            Ok(x.slice(s![start..start + rows_per_block[block], ..])
-                .to_owned()
-                .into())
+            let taken = s![start..start + rows_per_block[block], ..];
+            Ok(on_rows!(x, x => x.slice(taken).to_owned().into()))
         };
         fit(rank, &layout, &mut read, settings).unwrap()
     })
@@ -259,10 +259,17 @@ fn every_reference_case_is_reproduced_at_every_rank_count() {
             let settings = settings(n.min(d), standardize, Solver::Auto);
             for size in [1, 3, 8, 64, 500] {
                 let rows = blocks(n, size);
-                let alone = fit_on(1, &x, &rows, &vec![0; rows.len()], &settings).remove(0);
+                let alone =
+                    fit_on(1, &x.clone().into(), &rows, &vec![0; rows.len()], &settings).remove(0);
                 assert_golden(&tensors, case, mode, &x, &alone);
                 for ranks in 2..=7 {
-                    for model in fit_on(ranks, &x, &rows, &even(rows.len(), ranks), &settings) {
+                    for model in fit_on(
+                        ranks,
+                        &x.clone().into(),
+                        &rows,
+                        &even(rows.len(), ranks),
+                        &settings,
+                    ) {
                         assert!(
                             bits(&model) == bits(&alone),
                             "{case} {mode} on {ranks} ranks"
@@ -284,7 +291,7 @@ fn tsqr_solves_fewer_rows_than_columns_too() {
         let x = matrix(&tensors, &format!("{case}.x"));
         let settings = settings(x.nrows(), true, Solver::Tsqr);
         let rows = blocks(x.nrows(), 4);
-        for model in fit_on(3, &x, &rows, &even(rows.len(), 3), &settings) {
+        for model in fit_on(3, &x.clone().into(), &rows, &even(rows.len(), 3), &settings) {
             assert_golden(&tensors, case, "standardized", &x, &model);
         }
     }
@@ -303,7 +310,7 @@ fn network_features_of_photographs_give_the_reference_scores() {
     ] {
         let x = matrix(&features, source);
         let settings = settings(7, true, Solver::Auto);
-        let alone = fit_on(1, &x, &[9], &[0], &settings).remove(0);
+        let alone = fit_on(1, &x.clone().into(), &[9], &[0], &settings).remove(0);
         assert_eq!((alone.k(), alone.numerical_rank), (7, Rank::Exactly(8)));
         assert_golden(&tensors, case, "standardized", &x, &alone);
         let scores = matrix(&tensors, &format!("{case}.standardized.scores"));
@@ -314,7 +321,7 @@ fn network_features_of_photographs_give_the_reference_scores() {
         assert!(norm(&(&found - &scores)) <= 2e-5 * norm(&scores), "{case}");
         for ranks in [2, 3, 7] {
             let owner = even(9, ranks);
-            let by_one = fit_on(ranks, &x, &[1; 9], &owner, &settings);
+            let by_one = fit_on(ranks, &x.clone().into(), &[1; 9], &owner, &settings);
             assert!(
                 by_one.iter().all(|model| bits(model) == bits(&alone)),
                 "{case} on {ranks} ranks"
@@ -329,19 +336,19 @@ fn ranks_without_rows_change_nothing() {
         let x = hostile::uniform(n, d, 21) + 3.0;
         let settings = settings(d, true, Solver::Auto);
         let mut rows = vec![0, n / 2, 0, n - n / 2, 0];
-        let alone = fit_on(1, &x, &rows, &[0; 5], &settings).remove(0);
+        let alone = fit_on(1, &x.clone().into(), &rows, &[0; 5], &settings).remove(0);
         for owner in [
             [0, 0, 0, 2, 2],
             [1, 1, 3, 3, 3],
             [3, 3, 3, 3, 3],
             [0, 1, 2, 3, 4],
         ] {
-            for model in fit_on(6, &x, &rows, &owner, &settings) {
+            for model in fit_on(6, &x.clone().into(), &rows, &owner, &settings) {
                 assert!(bits(&model) == bits(&alone), "{n} x {d}, {owner:?}");
             }
         }
         rows.push(0);
-        let more = fit_on(2, &x, &rows, &[0, 0, 0, 0, 0, 1], &settings).remove(0);
+        let more = fit_on(2, &x.clone().into(), &rows, &[0, 0, 0, 0, 0, 1], &settings).remove(0);
         assert!(
             bits(&more) == bits(&alone),
             "an empty block changes nothing"
@@ -355,9 +362,15 @@ fn a_leaf_over_many_ranks_and_ranks_of_many_leaves_agree() {
     let settings = settings(9, false, Solver::Tsqr);
     for size in [1, 2, 5, 18, 19, 40, 399] {
         let rows = blocks(400, size);
-        let alone = fit_on(1, &x, &rows, &vec![0; rows.len()], &settings).remove(0);
+        let alone = fit_on(1, &x.clone().into(), &rows, &vec![0; rows.len()], &settings).remove(0);
         for ranks in [2, 3, 5, 16] {
-            for model in fit_on(ranks, &x, &rows, &even(rows.len(), ranks), &settings) {
+            for model in fit_on(
+                ranks,
+                &x.clone().into(),
+                &rows,
+                &even(rows.len(), ranks),
+                &settings,
+            ) {
                 assert!(
                     bits(&model) == bits(&alone),
                     "blocks of {size} on {ranks} ranks"
@@ -368,7 +381,7 @@ fn a_leaf_over_many_ranks_and_ranks_of_many_leaves_agree() {
 }
 
 /// The singular values of the tree against those of one SVD of all centred rows, to within LAPACK's
-/// threshold: 30 max(n, d) eps of the largest.
+/// threshold: 30 max(n, d) eps of the largest; on three ranks with the bits of one.
 #[test]
 fn hostile_matrices_have_the_singular_values_of_one_svd() {
     let shapes = [
@@ -383,34 +396,45 @@ fn hostile_matrices_have_the_singular_values_of_one_svd() {
         (40, 300),
     ];
     for (n, d) in shapes {
-        let matrices = if n >= d {
-            hostile::all(n, d)
-        } else {
-            hostile::all(d, n)
-        };
-        for (name, x) in matrices {
+        for (name, x) in hostile::all(n.max(d), n.min(d)) {
             let x = if n >= d { x } else { x.t().to_owned() };
-            let mut centered = by_columns(x.view());
-            subtract_mean(centered.view_mut());
-            let expected = svd::svd(centered).unwrap().values;
-            let rows = blocks(n, 4);
-            let settings = settings(d, false, Solver::Auto);
-            let model = fit_on(3, &x, &rows, &even(rows.len(), 3), &settings).remove(0);
-            let limit = 30.0 * n.max(d) as f64 * f64::EPSILON * expected[0].max(f64::MIN_POSITIVE);
-            for (found, exact) in model.singular_values.iter().zip(&expected) {
-                assert!(
-                    (found - exact).abs() <= limit,
-                    "{name} {n} x {d}: {found} {exact}"
-                );
-            }
-            if !["denormal", "huge"].contains(&name) {
-                let certificate = certify(&model, &[project_block(&model, &x.clone().into()).part]);
-                assert!(
-                    certificate.verdict().is_ok(),
-                    "{name} {n} x {d}: {certificate:?}"
-                );
-            }
+            check_hostile(name, &x.clone().into(), Precision::F64);
+            check_hostile(name, &hostile::in_single(name, &x).into(), Precision::F32);
         }
+    }
+}
+
+fn check_hostile(name: &str, x: &Block, precision: Precision) {
+    let (n, d) = x.dim();
+    let mut centered = by_columns(x.to_scalar::<f64>().view());
+    subtract_mean(centered.view_mut());
+    let expected = svd::svd(centered).unwrap().values;
+    let rows = blocks(n, 4);
+    let settings = PcaSettings {
+        precision,
+        ..settings(d, false, Solver::Auto)
+    };
+    let model = fit_on(3, x, &rows, &even(rows.len(), 3), &settings).remove(0);
+    let alone = fit_on(1, x, &rows, &vec![0; rows.len()], &settings).remove(0);
+    assert!(bits(&model) == bits(&alone), "{name} {n} x {d}: ranks");
+    let least = match precision {
+        Precision::F32 => f64::from(f32::MIN_POSITIVE),
+        Precision::F64 => f64::MIN_POSITIVE,
+    };
+    let limit = 30.0 * n.max(d) as f64 * precision.eps() * expected[0].max(least);
+    for (found, exact) in model.singular_values.iter().zip(&expected) {
+        assert!(
+            (found - exact).abs() <= limit,
+            "{name} {n} x {d} {precision:?}: {found} {exact}"
+        );
+    }
+    let beyond_f64 = precision == Precision::F64 && ["denormal", "huge"].contains(&name);
+    if !beyond_f64 && name != "denormal" {
+        let certificate = certify(&model, &[project_block(&model, x).part]);
+        assert!(
+            certificate.verdict().is_ok(),
+            "{name} {n} x {d} {precision:?}: {certificate:?}"
+        );
     }
 }
 
@@ -418,7 +442,14 @@ fn hostile_matrices_have_the_singular_values_of_one_svd() {
 fn rows_that_do_not_differ_have_no_components() {
     for (n, d) in [(1, 5), (4, 5), (12, 5), (1, 1)] {
         let x = Array2::from_shape_fn((n, d), |(_, j)| 1e6 + 0.1 * j as f64);
-        let model = fit_on(1, &x, &[n], &[0], &settings(3, true, Solver::Auto)).remove(0);
+        let model = fit_on(
+            1,
+            &x.clone().into(),
+            &[n],
+            &[0],
+            &settings(3, true, Solver::Auto),
+        )
+        .remove(0);
         assert_eq!(
             (model.k(), model.numerical_rank, model.total_variance),
             (0, Rank::Exactly(0), 0.0)
@@ -442,7 +473,7 @@ fn whitened_scores_have_unit_variance() {
         whiten: true,
         ..settings(6, true, Solver::Auto)
     };
-    let model = fit_on(1, &x, &[80], &[0], &settings).remove(0);
+    let model = fit_on(1, &x.clone().into(), &[80], &[0], &settings).remove(0);
     for scores in project_block(&model, &x.clone().into()).scores.columns() {
         let variance: f64 = scores.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / 79.0;
         assert!((variance - 1.0).abs() < 1e-6, "{variance}");
@@ -455,7 +486,14 @@ fn the_certificate_of_several_ranks_is_that_of_one() {
     let rows = blocks(90, 4);
     let certificate_on = |ranks: usize| {
         let owner = even(rows.len(), ranks);
-        let model = fit_on(ranks, &x, &rows, &owner, &settings(7, true, Solver::Auto)).remove(0);
+        let model = fit_on(
+            ranks,
+            &x.clone().into(),
+            &rows,
+            &owner,
+            &settings(7, true, Solver::Auto),
+        )
+        .remove(0);
         let gathered = threads::on_ranks(ranks, |rank| {
             let layout = Rows {
                 rows_per_block: &rows,
@@ -604,7 +642,7 @@ fn random_projections_find_the_components_of_a_full_svd_at_every_rank_count() {
         let rows = blocks(n, 7);
         let k = 5.min(d);
         let settings = settings(k, false, Solver::Randomized);
-        let alone = fit_on(1, &x, &rows, &vec![0; rows.len()], &settings).remove(0);
+        let alone = fit_on(1, &x.clone().into(), &rows, &vec![0; rows.len()], &settings).remove(0);
         assert_eq!(alone.solver, Solver::Randomized);
         let limit = 30.0 * n.max(d) as f64 * f64::EPSILON * exact.values[0];
         for (i, (found, value)) in alone.singular_values.iter().zip(&exact.values).enumerate() {
@@ -622,7 +660,13 @@ fn random_projections_find_the_components_of_a_full_svd_at_every_rank_count() {
         let certificate = certify(&alone, &[part]);
         assert!(certificate.verdict().is_ok(), "{n} x {d}: {certificate:?}");
         for ranks in [2, 3, 4, 5, 7] {
-            for model in fit_on(ranks, &x, &rows, &even(rows.len(), ranks), &settings) {
+            for model in fit_on(
+                ranks,
+                &x.clone().into(),
+                &rows,
+                &even(rows.len(), ranks),
+                &settings,
+            ) {
                 assert!(bits(&model) == bits(&alone), "{n} x {d} on {ranks} ranks");
                 assert_eq!(model.evidence, alone.evidence);
             }
@@ -638,7 +682,8 @@ fn random_projections_of_hostile_matrices_are_certified() {
             let rows = blocks(n, 8);
             for standardize in [false, true] {
                 let settings = settings(6, standardize, Solver::Randomized);
-                let model = fit_on(2, &x, &rows, &even(rows.len(), 2), &settings).remove(0);
+                let model =
+                    fit_on(2, &x.clone().into(), &rows, &even(rows.len(), 2), &settings).remove(0);
                 if !["denormal", "huge"].contains(&name) {
                     let certificate =
                         certify(&model, &[project_block(&model, &x.clone().into()).part]);
@@ -656,7 +701,14 @@ fn random_projections_of_hostile_matrices_are_certified() {
 fn the_error_of_random_projections_bounds_what_they_leave_out() {
     // Nothing falls off: no iteration could separate the components.
     let x = hostile::uniform(300, 120, 32);
-    let model = fit_on(1, &x, &[300], &[0], &settings(4, false, Solver::Randomized)).remove(0);
+    let model = fit_on(
+        1,
+        &x.clone().into(),
+        &[300],
+        &[0],
+        &settings(4, false, Solver::Randomized),
+    )
+    .remove(0);
     let error = model.evidence.approximation.unwrap();
     let mut centered = by_columns(x.view());
     subtract_mean(centered.view_mut());
@@ -684,7 +736,7 @@ fn the_leading_part_of_many_columns_gives_the_model_of_the_whole() {
         let fitted = |k| {
             fit_on(
                 2,
-                &x,
+                &x.clone().into(),
                 &rows,
                 &even(rows.len(), 2),
                 &settings(k, false, solver),
@@ -726,7 +778,7 @@ fn rows_come_back_from_their_scores() {
                     whiten,
                     ..settings(d, standardize, Solver::Auto)
                 };
-                let model = fit_on(1, &x, &[n], &[0], &settings).remove(0);
+                let model = fit_on(1, &x.clone().into(), &[n], &[0], &settings).remove(0);
                 let scores = project_block(&model, &x.clone().into())
                     .scores
                     .mapv(f64::from);
@@ -743,7 +795,7 @@ fn rows_come_back_from_their_scores() {
                 // With fewer components: the definition, mean + scale (scores V).
                 let few = fit_on(
                     1,
-                    &x,
+                    &x.clone().into(),
                     &[n],
                     &[0],
                     &PcaSettings {
@@ -797,7 +849,14 @@ fn the_exact_checks_pass_for_every_solver_and_fail_for_a_wrong_model() {
         certificate.verdict().map_err(|error| error.to_string())
     };
     for solver in [Solver::Tsqr, Solver::Randomized] {
-        let right = fit_on(1, &x, &[80], &[0], &settings(4, true, solver)).remove(0);
+        let right = fit_on(
+            1,
+            &x.clone().into(),
+            &[80],
+            &[0],
+            &settings(4, true, solver),
+        )
+        .remove(0);
         assert_eq!(exact(&right), Ok(()));
         let mut wrong = right.clone();
         wrong.components.row_mut(1).assign(&right.components.row(2));

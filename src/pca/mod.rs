@@ -14,6 +14,7 @@
 //! - `evidence`: what a solver says about its factor, for the certificate;
 //! - `fit`: from rows to the model;
 //! - `project`: scores and reconstruction error of rows;
+//! - `traffic`: the bytes that ranks send, counted and predicted;
 //! - `certify`: checks of the model against every row that was projected;
 //! - `verify`: the same over all combinations of components, for which the rows are read once more.
 
@@ -30,6 +31,7 @@ mod project;
 mod randomized;
 mod solver;
 mod spectrum;
+mod traffic;
 mod tree;
 mod tsqr;
 mod verify;
@@ -47,6 +49,7 @@ pub use model::Model;
 pub use project::{Projected, project_block};
 pub use solver::{Solver, check_randomized, choose_solver, memory_bytes};
 pub use spectrum::Rank;
+pub use traffic::{Counted, predicted_bytes};
 pub use verify::{Exact, Verification};
 
 use crate::error::{Classify, Failure, Kind};

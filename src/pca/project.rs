@@ -1,19 +1,22 @@
 //! Rows in the coordinates of the components, and what the components leave of them.
 
-use ndarray::{Array2, ArrayView1};
+use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 
-use super::block::Block;
+use super::block::{Block, on_rows};
 use super::certify::{CertificatePart, Mixes};
 use super::model::Model;
+use crate::kernels::Isa;
+use crate::kernels::projection::{PackedComponents, project, squared_norm};
+use crate::linalg::Scalar;
 
 /// How many partial sums a dot product keeps. Eight fill the vector registers of every processor
 /// that p8 runs on, and the order of the additions is the same on all of them.
 const LANES: usize = 8;
 
-/// How many columns of a row are reconstructed at a time: they stay in the first-level cache while
-/// all components are subtracted.
-const STRETCH: usize = 1024;
+/// Rows that a thread takes at a time: enough to fill the kernel's tiles, few enough to stay in the
+/// second-level cache beside a panel of the components.
+const ROWS_AT_ONCE: usize = 16;
 
 /// A block of rows after projection.
 #[derive(Debug, Clone)]
@@ -35,16 +38,25 @@ pub struct Projected {
 /// # Panics
 /// If the rows are not as wide as the model.
 pub fn project_block(model: &Model, block: &Block) -> Projected {
-    let rows = block.to_scalar::<f64>();
-    assert_eq!(rows.ncols(), model.width(), "rows are as wide as the model");
+    let (n, width) = block.dim();
+    assert_eq!(width, model.width(), "rows are as wide as the model");
     let k = model.k();
-    let projected: Vec<Row> = (0..rows.nrows())
+    let entries: Vec<f64> = model.components.iter().copied().collect();
+    let components = PackedComponents::new(&entries, k, width);
+    let isa = Isa::detect();
+    let groups: Vec<Vec<Row>> = (0..n.div_ceil(ROWS_AT_ONCE))
         .into_par_iter()
-        .map_init(
-            || vec![0.0; model.width()],
-            |deviations, row| project_row(model, rows.row(row), deviations),
-        )
+        .map(|group| {
+            let first = group * ROWS_AT_ONCE;
+            let taken = first..(first + ROWS_AT_ONCE).min(n);
+            let count = taken.len();
+            let deviations = on_rows!(block, rows => {
+                deviations(model, rows.slice(s![taken, ..]), components.padded_width())
+            });
+            project_rows(isa, model, &components, deviations, (count, k))
+        })
         .collect();
+    let projected: Vec<Row> = groups.into_iter().flatten().collect();
     let mixes = Mixes::of(model);
     let mut part = CertificatePart::empty(model);
     for row in &projected {
@@ -78,68 +90,68 @@ struct Row {
     rest: f64,
 }
 
-fn project_row(model: &Model, row: ArrayView1<f64>, deviations: &mut [f64]) -> Row {
-    let scales = model.mean.iter().zip(&model.scale);
-    for ((deviation, x), (mean, scale)) in deviations.iter_mut().zip(row).zip(scales) {
-        *deviation = if *scale > 0.0 {
-            (x - mean) / scale
-        } else {
-            0.0
-        };
-    }
-    let squares = dot(deviations, deviations);
-    let probes = model.evidence.probes.iter();
-    let along_probes = probes
-        .map(|probe| dot(deviations, &probe.direction))
-        .collect();
-    let components: Vec<ArrayView1<f64>> = model.components.rows().into_iter().collect();
-    let components: Vec<&[f64]> = components
-        .iter()
-        .map(|component| {
-            component
-                .to_slice()
-                .expect("a model stores its components by rows")
-        })
-        .collect();
-    let scores: Vec<f64> = components
-        .iter()
-        .map(|component| dot(deviations, component))
-        .collect();
-    let mut rest = 0.0;
-    for (index, stretch) in deviations.chunks_mut(STRETCH).enumerate() {
-        let start = index * STRETCH;
-        for (component, score) in components.iter().zip(&scores) {
-            for (x, v) in stretch.iter_mut().zip(&component[start..]) {
-                *x -= score * v;
+/// The rows centred (and scaled), each with zeros up to `padded` numbers.
+fn deviations<F: Scalar>(model: &Model, rows: ArrayView2<F>, padded: usize) -> Vec<f64> {
+    let mut deviations = vec![0.0; rows.nrows() * padded];
+    for (row, deviations) in rows.rows().into_iter().zip(deviations.chunks_mut(padded)) {
+        let scales = model.mean.iter().zip(&model.scale);
+        for ((deviation, x), (mean, scale)) in deviations.iter_mut().zip(row).zip(scales) {
+            if *scale > 0.0 {
+                *deviation = (x.as_f64() - mean) / scale;
             }
         }
-        rest += dot(stretch, stretch);
     }
-    Row {
-        scores,
-        squares,
-        along_probes,
-        rest: rest.sqrt(),
-    }
+    deviations
 }
 
-/// The dot product of two vectors of equal length, summed in a fixed order.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+/// Projects centred rows.
+fn project_rows(
+    isa: Isa,
+    model: &Model,
+    components: &PackedComponents,
+    mut deviations: Vec<f64>,
+    (n, k): (usize, usize),
+) -> Vec<Row> {
+    let width = components.padded_width();
+    let squares: Vec<f64> = deviations.chunks(width).map(squared_norm).collect();
+    let along_probes: Vec<Vec<f64>> = deviations
+        .chunks(width)
+        .map(|row| {
+            let probes = model.evidence.probes.iter();
+            probes.map(|probe| dot(row, &probe.direction)).collect()
+        })
+        .collect();
+    let mut scores = vec![0.0; n * k];
+    project(isa, components, &mut deviations, &mut scores);
+    let rests = deviations.chunks(width).map(|row| squared_norm(row).sqrt());
+    let rows = squares.into_iter().zip(along_probes).zip(rests);
+    rows.enumerate()
+        .map(|(row, ((squares, along_probes), rest))| Row {
+            scores: scores[row * k..(row + 1) * k].to_vec(),
+            squares,
+            along_probes,
+            rest,
+        })
+        .collect()
+}
+
+/// The dot product of a row, which may be longer by zeros, and a direction, summed in a fixed order.
+fn dot(row: &[f64], direction: &[f64]) -> f64 {
     let mut sums = [0.0; LANES];
-    let (a_runs, b_runs) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail: f64 = a_runs
-        .remainder()
-        .iter()
-        .zip(b_runs.remainder())
-        .map(|(x, y)| x * y)
-        .sum();
-    for (x, y) in a_runs.zip(b_runs) {
+    let (row, _) = row.split_at(direction.len());
+    let (row_runs, row_rest) = row.as_chunks::<LANES>();
+    let (direction_runs, direction_rest) = direction.as_chunks::<LANES>();
+    for (x, y) in row_runs.iter().zip(direction_runs) {
         for lane in 0..LANES {
             sums[lane] += x[lane] * y[lane];
         }
     }
-    let [a, b, c, d, e, f, g, h] = sums;
-    ((a + e) + (c + g)) + ((b + f) + (d + h)) + tail
+    let rest: f64 = row_rest
+        .iter()
+        .zip(direction_rest)
+        .map(|(x, y)| x * y)
+        .sum();
+    sums.iter().sum::<f64>() + rest
 }
 
 #[cfg(test)]

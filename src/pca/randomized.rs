@@ -55,6 +55,32 @@ pub(super) fn directions(k: usize, n: usize, d: usize) -> usize {
     (k + OVERSAMPLING).min(n).min(d)
 }
 
+/// Adds the bytes that each rank sends to another for `k` components of these rows, before the model is
+/// shared.
+pub(super) fn add_bytes(sent: &mut [u64], rows: &Rows, k: usize) {
+    let d = rows.width;
+    let width = directions(k, rows.total(), d);
+    let (blocks, plan) = plan(rows);
+    // R has as many rows as the rows below it, and at most as many as there are directions.
+    let mut heights: Vec<usize> = blocks.iter().map(|&b| rows.rows_per_block[b]).collect();
+    for merge in &plan.merges {
+        heights.push(heights[merge.left] + heights[merge.right]);
+    }
+    let image =
+        |directions: usize, height: usize| 2 + height.min(directions) * directions + d * width;
+    for step in &plan.steps {
+        if let Step::Merge { merge, at, from } = *step
+            && at != from
+        {
+            let height = heights[merge.right];
+            let numbers = (1 + 3 * d)
+                + POWER_ITERATIONS * image(width, height)
+                + image(width + PROBES, height);
+            sent[from] += (f64::BYTES * numbers) as u64;
+        }
+    }
+}
+
 /// Solves by random projections; the number of components is given.
 pub(super) fn solve<T: Scalar>(
     comm: &impl Exchange,
@@ -309,7 +335,16 @@ impl Columns {
     }
 }
 
-/// The tree over the blocks that have rows: every block is a leaf.
+/// The blocks that have rows, and the tree over them: every block is a leaf.
+fn plan(rows: &Rows) -> (Vec<usize>, Plan) {
+    let filled = |block: &usize| rows.rows_per_block[*block] > 0;
+    let blocks: Vec<usize> = (0..rows.rows_per_block.len()).filter(filled).collect();
+    let of = |values: &[usize]| -> Vec<usize> { blocks.iter().map(|&b| values[b]).collect() };
+    let plan = Plan::new(&of(rows.rows_per_block), &of(rows.owner_of_block), 1);
+    (blocks, plan)
+}
+
+/// The walk over that tree.
 struct Walk<'a, C> {
     comm: &'a C,
     plan: Plan,
@@ -319,12 +354,10 @@ struct Walk<'a, C> {
 
 impl<'a, C: Exchange> Walk<'a, C> {
     fn new(comm: &'a C, rows: &Rows) -> Self {
-        let filled = |block: &usize| rows.rows_per_block[*block] > 0;
-        let blocks: Vec<usize> = (0..rows.rows_per_block.len()).filter(filled).collect();
-        let of = |values: &[usize]| -> Vec<usize> { blocks.iter().map(|&b| values[b]).collect() };
+        let (blocks, plan) = plan(rows);
         Walk {
             comm,
-            plan: Plan::new(&of(rows.rows_per_block), &of(rows.owner_of_block), 1),
+            plan,
             blocks,
             width: rows.width,
         }

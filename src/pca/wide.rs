@@ -55,6 +55,15 @@ fn column_blocks(n: usize, d: usize) -> Vec<Range<usize>> {
         .collect()
 }
 
+/// The blocks of columns, and the plan over them, in which every block is a leaf.
+pub(super) fn plan(n: usize, d: usize, ranks: usize) -> (Vec<Range<usize>>, Plan) {
+    let columns = column_blocks(n, d);
+    let owner = even_runs(columns.len(), ranks);
+    let widths: Vec<usize> = columns.iter().map(Range::len).collect();
+    let plan = Plan::new(&widths, &owner, 1);
+    (columns, plan)
+}
+
 /// Solves by the tree over columns; N <= d.
 pub(super) fn solve<T: Scalar>(
     comm: &impl Exchange,
@@ -63,10 +72,8 @@ pub(super) fn solve<T: Scalar>(
     settings: &PcaSettings,
 ) -> Result<Solution, PcaError> {
     let (n, d) = (rows.total(), rows.width);
-    let columns = column_blocks(n, d);
-    let owner = even_runs(columns.len(), comm.size());
-    let widths: Vec<usize> = columns.iter().map(Range::len).collect();
-    let plan = Plan::new(&widths, &owner, 1);
+    let (columns, plan) = plan(n, d, comm.size());
+    let owner: Vec<usize> = plan.leaves.iter().map(|leaf| leaf.owner).collect();
     let slices = exchange::<T>(comm, rows, read, &columns, &owner)?;
     let factored: Vec<_> = slices
         .into_par_iter()

@@ -87,8 +87,9 @@ pub fn model(model: &Model) {
     info!(
         components = model.components.nrows(),
         explained_variance_ratio = explained,
-        "pca       {}: {}",
+        "pca       {} in {}: {}",
         model.solver.as_str(),
+        model.precision.as_str(),
         model.solver_reason
     );
     info!(

@@ -6,8 +6,9 @@ use super::memory;
 use crate::comm::Comm;
 use crate::dataset::outcome::Outcome;
 use crate::error::{Failure, Kind};
+use crate::output::metrics::Traffic;
 use crate::output::shard::ShardRow;
-use crate::pca::{self, Model, PcaError};
+use crate::pca::{self, Components, Model, PcaError, Solver};
 use crate::timing::Phase;
 use std::ops::Range;
 
@@ -62,8 +63,16 @@ impl Blocks<'_> {
     }
 }
 
+/// A model, and what the ranks told each other to find it.
+pub struct Fitted {
+    /// The same on every rank.
+    pub model: Model,
+    /// By rank.
+    pub traffic: Vec<Traffic>,
+}
+
 /// Fits the model to the rows of all ranks.
-pub fn fit(context: &Context, blocks: &Blocks) -> Model {
+pub fn fit(context: &Context, blocks: &Blocks) -> Fitted {
     let comm: &Comm = context.comm;
     let rows = pca::Rows {
         rows_per_block: &blocks.rows_per_block,
@@ -72,11 +81,34 @@ pub fn fit(context: &Context, blocks: &Blocks) -> Model {
     };
     let settings = &memory::limited(context.settings.pca, comm);
     announce::memory(&rows, settings, comm.size(), context.threads);
+    let counted = pca::Counted::new(comm);
+    // A rank without rows learns from the others how wide their numbers are.
+    let mut number_bytes = 0;
     let model = context.phases.time(Phase::Fit, || {
-        let mut read = |block| Ok((blocks.read)(block)?.features);
-        let model = pca::fit(comm, &rows, &mut read, settings);
+        let mut read = |block| {
+            let features = (blocks.read)(block)?.features;
+            number_bytes = features.number_bytes();
+            Ok(features)
+        };
+        let model = pca::fit(&counted, &rows, &mut read, settings);
         comm.or_end(model.map_err(|error| blocks.failure(error)))
     });
     announce::model(&model);
-    model
+    let told = comm.all_gather_f64(&[counted.sent() as f64, number_bytes as f64]);
+    let number_bytes = told.iter().map(|told| told[1] as usize).max().unwrap_or(0);
+    let k = match (model.solver, settings.components) {
+        (Solver::Randomized, Components::Count(asked)) => asked,
+        _ => model.k(),
+    };
+    let shape = (comm.size(), k, number_bytes);
+    let predicted = pca::predicted_bytes(model.solver, model.precision, &rows, shape);
+    let traffic = told.iter().zip(predicted);
+    let traffic = traffic.map(|(told, predicted_bytes)| Traffic {
+        sent_bytes: told[0] as u64,
+        predicted_bytes,
+    });
+    Fitted {
+        traffic: traffic.collect(),
+        model,
+    }
 }

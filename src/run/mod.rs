@@ -60,13 +60,14 @@ pub fn run(settings: &Settings, comm: &Comm) -> Result<(), Failure> {
         .phases
         .time(Phase::Weights, || network::load(settings, comm))?;
     let images = featurize(&context, &folder, &listing, network, isa)?;
-    let model = blocks::fit(&context, &images.blocks);
+    let fitted = blocks::fit(&context, &images.blocks);
     publish::publish(&Finished {
         task: Task::Run,
         context: &context,
         folder: &folder,
         blocks: &images.blocks,
-        model: &model,
+        model: &fitted.model,
+        traffic: fitted.traffic,
         origin: &images.origin,
         counts: images.counts,
         unlike_hosts: images.unlike_hosts,

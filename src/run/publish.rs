@@ -12,7 +12,7 @@ use crate::dataset::outcome::{Outcome, Status};
 use crate::error::Failure;
 use crate::linalg;
 use crate::output::metrics::{
-    Environment, Images, Metrics, ModelSummary, Setting, Task, Weights, rfc3339,
+    Environment, Images, Metrics, ModelSummary, Setting, Task, Traffic, Weights, rfc3339,
 };
 use crate::output::outcomes::OutcomesParquet;
 use crate::output::report::{MAX_FAILURES, Report, Scatter};
@@ -36,6 +36,8 @@ pub struct Finished<'a> {
     pub blocks: &'a Blocks<'a>,
     /// The fitted model.
     pub model: &'a Model,
+    /// What each rank sent for it; empty where it was fitted before.
+    pub traffic: Vec<Traffic>,
     /// Where the features come from.
     pub origin: &'a Origin,
     /// Counts over all ranks.
@@ -278,6 +280,8 @@ fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> 
             k_reason: model.k_reason.clone(),
             solver: model.solver.as_str().into(),
             solver_reason: model.solver_reason.clone(),
+            pca_precision: model.precision.as_str().into(),
+            traffic: run.traffic.clone(),
             explained_variance_ratio: model.explained_variance_ratio.clone(),
             total_variance: model.total_variance,
         },

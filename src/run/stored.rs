@@ -40,13 +40,14 @@ pub fn pca(task: &PcaTask, comm: &Comm) -> Result<(), Failure> {
         return plan(&context, &catalog);
     }
     let blocks = blocks(&catalog, &context);
-    let model = fit(&context, &blocks);
+    let fitted = fit(&context, &blocks);
     publish(&Finished {
         task: Task::Pca,
         context: &context,
         folder: &folder,
         blocks: &blocks,
-        model: &model,
+        model: &fitted.model,
+        traffic: fitted.traffic,
         origin: &origin(&catalog.provenance),
         counts: counts(&catalog),
         unlike_hosts: None,

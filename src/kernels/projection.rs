@@ -1,0 +1,260 @@
+//! The inner loops of the projection on principal components: scores, and what is left of a row.
+//!
+//! Every sum has one order, whatever the instruction set, and products and additions are fused on all
+//! of them (`f64::mul_add`, which a processor without such an instruction computes slowly), so the bits
+//! are the same everywhere. The vector code is what the compiler makes of these loops for AVX-512 and
+//! AVX2; on other processors, NEON included, it is what it makes of them by default.
+
+use super::Isa;
+
+/// Partial sums of a dot product; they fill one vector of AVX-512 and two of AVX2.
+const LANES: usize = 8;
+
+/// Columns of a panel: four vectors of AVX-512.
+pub const PANEL: usize = 32;
+
+/// Components cut into panels of columns: `[panels, k, PANEL]`, with zeros after the last column.
+#[derive(Debug, Clone)]
+pub struct PackedComponents {
+    entries: Vec<f64>,
+    k: usize,
+    panels: usize,
+}
+
+impl PackedComponents {
+    /// Packs k components of `width` entries, given one after another.
+    ///
+    /// # Panics
+    /// If there are not k times `width` entries.
+    pub fn new(components: &[f64], k: usize, width: usize) -> Self {
+        assert_eq!(components.len(), k * width, "k components of equal width");
+        let panels = width.div_ceil(PANEL);
+        let mut entries = vec![0.0; panels * k * PANEL];
+        for panel in 0..panels {
+            let start = panel * PANEL;
+            let end = (start + PANEL).min(width);
+            for component in 0..k {
+                let to = (panel * k + component) * PANEL;
+                entries[to..to + end - start]
+                    .copy_from_slice(&components[component * width..][start..end]);
+            }
+        }
+        PackedComponents { entries, k, panels }
+    }
+
+    /// How many numbers a row has with the zeros that fill its last panel.
+    pub fn padded_width(&self) -> usize {
+        self.panels * PANEL
+    }
+
+    /// The entries of one component in one panel.
+    fn of(&self, panel: usize, component: usize) -> &[f64; PANEL] {
+        let start = (panel * self.k + component) * PANEL;
+        self.entries[start..start + PANEL]
+            .try_into()
+            .expect("a panel of its length")
+    }
+}
+
+/// Replaces padded rows `[n, padded_width]` by what the components leave of them, and writes the
+/// scores `[n, k]`. A row's results do not depend on the other rows. 4 d k operations a row.
+///
+/// # Panics
+/// If the lengths do not agree, or this machine lacks the instruction set.
+pub fn project(isa: Isa, components: &PackedComponents, rows: &mut [f64], scores: &mut [f64]) {
+    let width = components.padded_width();
+    assert!(isa.is_available(), "{} is not available", isa.as_str());
+    assert!(
+        scores.len() * width == rows.len() * components.k && (width > 0 || rows.is_empty()),
+        "as many rows of scores as rows"
+    );
+    match isa {
+        // SAFETY: the instruction set is there, checked above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { project_avx512(components, rows, scores) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { project_avx2(components, rows, scores) },
+        _ => project_tiled::<2, 2>(components, rows, scores),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn project_avx512(components: &PackedComponents, rows: &mut [f64], scores: &mut [f64]) {
+    project_tiled::<4, 4>(components, rows, scores);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn project_avx2(components: &PackedComponents, rows: &mut [f64], scores: &mut [f64]) {
+    project_tiled::<2, 2>(components, rows, scores);
+}
+
+/// Takes R rows and C components at a time.
+#[inline(always)]
+fn project_tiled<const R: usize, const C: usize>(
+    components: &PackedComponents,
+    rows: &mut [f64],
+    scores: &mut [f64],
+) {
+    let (width, k) = (components.padded_width(), components.k);
+    if k == 0 || width == 0 {
+        return;
+    }
+    let together = rows.len() / width / R * R;
+    let (rows, last_rows) = rows.split_at_mut(together * width);
+    let (scores, last_scores) = scores.split_at_mut(together * k);
+    let groups = rows.chunks_exact_mut(R * width);
+    for (rows, scores) in groups.zip(scores.chunks_exact_mut(R * k)) {
+        project_rows::<R, C>(components, rows, scores);
+    }
+    let singles = last_rows.chunks_exact_mut(width);
+    for (row, scores) in singles.zip(last_scores.chunks_exact_mut(k)) {
+        project_rows::<1, C>(components, row, scores);
+    }
+}
+
+#[inline(always)]
+fn project_rows<const R: usize, const C: usize>(
+    components: &PackedComponents,
+    rows: &mut [f64],
+    scores: &mut [f64],
+) {
+    let k = components.k;
+    for first in (0..k / C * C).step_by(C) {
+        dots::<R, C>(components, rows, first, scores);
+    }
+    for first in k / C * C..k {
+        dots::<R, 1>(components, rows, first, scores);
+    }
+    subtract::<R>(components, rows, scores);
+}
+
+/// The dot products of R rows with C components from `first` on.
+#[inline(always)]
+fn dots<const R: usize, const C: usize>(
+    components: &PackedComponents,
+    rows: &[f64],
+    first: usize,
+    scores: &mut [f64],
+) {
+    let width = components.padded_width();
+    let mut sums = [[[0.0; LANES]; C]; R];
+    for panel in 0..components.panels {
+        let v: [&[f64; PANEL]; C] = std::array::from_fn(|c| components.of(panel, first + c));
+        let x: [&[f64; PANEL]; R] =
+            std::array::from_fn(|r| panel_of(&rows[r * width + panel * PANEL..]));
+        for start in (0..PANEL).step_by(LANES) {
+            for r in 0..R {
+                for c in 0..C {
+                    for lane in 0..LANES {
+                        let sum = &mut sums[r][c][lane];
+                        *sum = x[r][start + lane].mul_add(v[c][start + lane], *sum);
+                    }
+                }
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        for (c, sums) in sums.iter().enumerate() {
+            scores[r * components.k + first + c] = add_lanes(sums);
+        }
+    }
+}
+
+/// Subtracts every component times its score from R rows.
+#[inline(always)]
+fn subtract<const R: usize>(components: &PackedComponents, rows: &mut [f64], scores: &[f64]) {
+    let (width, k) = (components.padded_width(), components.k);
+    for panel in 0..components.panels {
+        let mut x: [[f64; PANEL]; R] =
+            std::array::from_fn(|r| *panel_of(&rows[r * width + panel * PANEL..]));
+        for component in 0..k {
+            let v = components.of(panel, component);
+            for r in 0..R {
+                let score = -scores[r * k + component];
+                for column in 0..PANEL {
+                    x[r][column] = score.mul_add(v[column], x[r][column]);
+                }
+            }
+        }
+        for (r, x) in x.iter().enumerate() {
+            rows[r * width + panel * PANEL..][..PANEL].copy_from_slice(x);
+        }
+    }
+}
+
+#[inline(always)]
+fn panel_of(rest: &[f64]) -> &[f64; PANEL] {
+    rest.first_chunk().expect("rows are padded to whole panels")
+}
+
+/// The squared norm of a padded row, with the sums of [`project`]'s dot products.
+pub fn squared_norm(row: &[f64]) -> f64 {
+    let mut sums = [0.0; LANES];
+    for run in row.chunks_exact(LANES) {
+        for lane in 0..LANES {
+            sums[lane] += run[lane] * run[lane];
+        }
+    }
+    add_lanes(&sums)
+}
+
+#[inline(always)]
+fn add_lanes(sums: &[f64; LANES]) -> f64 {
+    let [a, b, c, d, e, f, g, h] = *sums;
+    ((a + e) + (c + g)) + ((b + f) + (d + h))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linalg::hostile;
+
+    /// Rows with zeros up to whole panels.
+    fn padded(n: usize, width: usize, seed: u64) -> Vec<f64> {
+        let rows = hostile::uniform(n, width, seed);
+        let mut padded = Vec::new();
+        for row in rows.rows() {
+            padded.extend(row);
+            padded.resize(padded.len().next_multiple_of(PANEL), 0.0);
+        }
+        padded
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_bits_of_the_definition() {
+        for (n, width, k) in [(1, 1, 1), (3, 31, 2), (4, 32, 4), (9, 100, 7), (8, 64, 0)] {
+            let components = hostile::uniform(k, width, 1);
+            let packed = PackedComponents::new(components.as_slice().unwrap(), k, width);
+            let rows = padded(n, width, 2);
+            let columns = packed.padded_width();
+            for isa in Isa::available() {
+                let (mut rest, mut scores) = (rows.clone(), vec![0.0; n * k]);
+                project(isa, &packed, &mut rest, &mut scores);
+                for r in 0..n {
+                    let row = &rows[r * columns..][..width];
+                    for c in 0..k {
+                        let mut sums = [0.0; LANES];
+                        for (j, (x, v)) in row.iter().zip(components.row(c)).enumerate() {
+                            sums[j % LANES] = x.mul_add(*v, sums[j % LANES]);
+                        }
+                        assert_eq!(scores[r * k + c], add_lanes(&sums), "{isa:?}");
+                    }
+                    for j in 0..width {
+                        let left = (0..k).fold(row[j], |x, c| {
+                            (-scores[r * k + c]).mul_add(components[[c, j]], x)
+                        });
+                        assert_eq!(rest[r * columns + j], left, "{isa:?}");
+                    }
+                    assert!(
+                        rest[r * columns + width..][..columns - width]
+                            .iter()
+                            .all(|x| *x == 0.0)
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! How many bytes the ranks send each other for a factorisation: counted, and as it should be.
+
+use std::cell::Cell;
+
+use super::exchange::Exchange;
+use super::fit::{Precision, Rows};
+use super::leaf::Node;
+use super::solver::Solver;
+use super::tree::{Plan, Step};
+use super::{evidence, randomized, tsqr, wide};
+use crate::linalg::Scalar;
+
+/// A communicator that counts what this rank sends to one other rank at a time. What all ranks get
+/// alike at the end, the model, is not counted.
+pub struct Counted<'a, C> {
+    comm: &'a C,
+    sent: Cell<u64>,
+}
+
+impl<'a, C: Exchange> Counted<'a, C> {
+    /// Counts from zero.
+    pub fn new(comm: &'a C) -> Self {
+        Counted {
+            comm,
+            sent: Cell::new(0),
+        }
+    }
+
+    /// Bytes sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.get()
+    }
+}
+
+impl<C: Exchange> Exchange for Counted<'_, C> {
+    fn rank(&self) -> usize {
+        self.comm.rank()
+    }
+
+    fn size(&self) -> usize {
+        self.comm.size()
+    }
+
+    fn send_bytes(&self, message: &[u8], to: usize) {
+        self.sent.set(self.sent.get() + message.len() as u64);
+        self.comm.send_bytes(message, to);
+    }
+
+    fn receive_bytes(&self, from: usize) -> Vec<u8> {
+        self.comm.receive_bytes(from)
+    }
+
+    fn broadcast_bytes(&self, message: &mut Vec<u8>, root: usize) {
+        self.comm.broadcast_bytes(message, root);
+    }
+}
+
+/// The bytes that each of `ranks` ranks sends for the factorisation, before the model is shared, by
+/// the schedule alone. `k` components are kept of rows whose numbers came in `feature_bytes` bytes.
+///
+/// With `tsqr` they are the rows of leaves that cross the boundary between two ranks, which is at
+/// most one leaf for each rank, and d^2 / 2 numbers for each node that travels, at most one a rank
+/// and level of the tree. With `wide` they are the columns of other ranks, twice the nodes that
+/// travel (R up, n^2 / 2 numbers, coefficients down, n k) and the components of the own columns; with
+/// every k go two random directions for the certificate. With `randomized` they are d l numbers for
+/// each node that travels and pass over the rows, for l = k + 10 directions; `k` is then the number
+/// that was asked for.
+pub fn predicted_bytes(
+    solver: Solver,
+    precision: Precision,
+    rows: &Rows,
+    (ranks, k, feature_bytes): (usize, usize, usize),
+) -> Vec<u64> {
+    let mut sent = vec![0; ranks];
+    match solver {
+        Solver::Wide => {
+            let (n, d) = (rows.total(), rows.width);
+            let (columns, plan) = wide::plan(n, d, ranks);
+            let k = k + evidence::PROBES;
+            let mut width_of = vec![0; ranks];
+            for leaf in &plan.leaves {
+                let width: usize = columns[leaf.blocks.clone()].iter().map(|c| c.len()).sum();
+                width_of[leaf.owner] += width;
+                if leaf.owner != plan.root_rank {
+                    sent[leaf.owner] += (f64::BYTES * width * (2 + k)) as u64;
+                }
+            }
+            for (block, &count) in rows.rows_per_block.iter().enumerate() {
+                let from = rows.owner_of_block[block];
+                for (to, &width) in width_of.iter().enumerate() {
+                    if to != from && width > 0 {
+                        sent[from] += message_of_rows(count * width, feature_bytes);
+                    }
+                }
+            }
+            for step in &plan.steps {
+                if let Step::Merge { at, from, .. } = *step
+                    && at != from
+                {
+                    sent[from] += (precision.bytes() * n * (n + 1) / 2) as u64;
+                    sent[at] += (precision.bytes() * n * k) as u64;
+                }
+            }
+        }
+        Solver::Auto | Solver::Tsqr => {
+            let plan = tsqr::plan(rows);
+            let heights = heights(&plan, rows);
+            for step in &plan.steps {
+                match *step {
+                    Step::Move { block, from, .. } => {
+                        let numbers = rows.rows_per_block[block] * rows.width;
+                        sent[from] += message_of_rows(numbers, feature_bytes);
+                    }
+                    Step::Merge { merge, at, from } if at != from => {
+                        let height = heights[merge.right].min(rows.width);
+                        sent[from] += match precision {
+                            Precision::F32 => Node::<f32>::message_bytes(height, rows.width),
+                            Precision::F64 => Node::<f64>::message_bytes(height, rows.width),
+                        };
+                    }
+                    Step::Read { .. } | Step::Factor { .. } | Step::Merge { .. } => {}
+                }
+            }
+        }
+        Solver::Randomized => randomized::add_bytes(&mut sent, rows, k),
+    }
+    sent
+}
+
+/// Rows travel as they came, after one byte that says how.
+fn message_of_rows(numbers: usize, feature_bytes: usize) -> u64 {
+    (1 + numbers * feature_bytes) as u64
+}
+
+/// How many rows each node has.
+fn heights(plan: &Plan, rows: &Rows) -> Vec<usize> {
+    let mut heights: Vec<usize> = plan
+        .leaves
+        .iter()
+        .map(|leaf| rows.rows_per_block[leaf.blocks.clone()].iter().sum())
+        .collect();
+    for merge in &plan.merges {
+        // A merged R is a whole triangle, zeros included.
+        let whole = heights[merge.left] + heights[merge.right];
+        heights.push(whole.max(rows.width));
+    }
+    heights
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::s;
+
+    use super::*;
+    use crate::linalg::hostile;
+    use crate::pca::exchange::threads;
+    use crate::pca::tree::even_runs;
+    use crate::pca::{Block, Components, PcaSettings, fit};
+
+    #[test]
+    fn what_is_sent_is_what_the_schedule_says() {
+        for (n, d, size) in [
+            (200, 12, 7),
+            (90, 40, 4),
+            (40, 40, 3),
+            (5, 900, 2),
+            (30, 600, 4),
+        ] {
+            let x = hostile::uniform(n, d, 8);
+            let rows: Vec<usize> = (0..n).step_by(size).map(|i| size.min(n - i)).collect();
+            let precisions = [
+                (Solver::Auto, Precision::F32),
+                (Solver::Auto, Precision::F64),
+                (Solver::Randomized, Precision::F64),
+            ];
+            for ((solver, precision), ranks) in precisions
+                .into_iter()
+                .flat_map(|p| [1, 2, 3, 4, 5, 7].map(|ranks| (p, ranks)))
+            {
+                let owner = even_runs(rows.len(), ranks);
+                let layout = Rows {
+                    rows_per_block: &rows,
+                    owner_of_block: &owner,
+                    width: d,
+                };
+                let settings = PcaSettings {
+                    components: Components::Count(3),
+                    standardize: true,
+                    whiten: false,
+                    solver,
+                    precision,
+                    memory: None,
+                };
+                let counts = threads::on_ranks(ranks, |rank| {
+                    let counted = Counted::new(rank);
+                    let mut read = |block: usize| {
+                        let part = x.slice(s![block * size..block * size + rows[block], ..]);
+                        Ok(Block::from(part.mapv(|x| x as f32)))
+                    };
+                    let model = fit(&counted, &layout, &mut read, &settings).unwrap();
+                    (model.solver, model.k(), counted.sent())
+                });
+                let (solver, k, _) = counts[0];
+                let shape = (ranks, k, f32::BYTES);
+                let predicted = predicted_bytes(solver, precision, &layout, shape);
+                let sent: Vec<u64> = counts.iter().map(|(_, _, sent)| *sent).collect();
+                assert_eq!(sent, predicted, "{n} x {d} on {ranks} ranks");
+                assert_eq!(sent.iter().sum::<u64>() == 0, ranks == 1);
+            }
+        }
+    }
+}
