@@ -13,8 +13,19 @@ set_up_machine() {
     command -v mpirun >/dev/null || fail "mpirun is not on PATH"
 }
 
-# provide build|shellcheck: installs what this machine lacks of what building p8, or checking its
-# scripts, needs.
+# What the tests of several hosts and of Slurm need beyond that. They make namespaces, which only root may.
+provide_for_cluster_tests() {
+    if [ "$(id -u)" -ne 0 ]; then
+        say "not root: the tests of several hosts and of Slurm will be skipped"
+    elif [ "$(package_family)" != debian ]; then
+        say "not Debian: tests of several hosts and of Slurm are skipped where programs are missing"
+    else
+        provide cluster
+    fi
+}
+
+# provide build|shellcheck|cluster: installs what this machine lacks of what building p8, checking its
+# scripts, or testing it on several hosts needs.
 provide() {
     local need="$1" family
     local -a missing
@@ -80,7 +91,7 @@ package_family() {
     echo "$family"
 }
 
-# missing_packages FAMILY build|shellcheck: prints the packages that this machine lacks. A program counts
+# missing_packages FAMILY build|shellcheck|cluster: prints the packages that this machine lacks. A program counts
 # wherever it comes from (modules, Spack, an MPI built by hand), a library when its package is installed.
 missing_packages() {
     case "$1 $2" in
@@ -105,6 +116,14 @@ missing_packages() {
             unless_installed fedora openblas-devel
             ;;
         'debian shellcheck') unless_programs shellcheck -- shellcheck ;;
+        'debian cluster')
+            unless_programs ip -- iproute2
+            unless_programs pgrep sysctl -- procps
+            unless_installed debian slurmctld
+            unless_installed debian slurmd
+            unless_installed debian slurm-client
+            unless_installed debian munge
+            ;;
         'fedora shellcheck') unless_programs shellcheck -- ShellCheck ;;
     esac
 }

@@ -8,8 +8,6 @@
 #     hosts.sh cut FOLDER NAME               takes the host's link down: the other ends are told nothing
 #     hosts.sh mend FOLDER NAME              takes it up again
 #     hosts.sh kill FOLDER NAME              takes the link down and kills every process of the host
-#     hosts.sh signal FOLDER NAME PROGRAM S  sends the signal S to a program on the host
-#     hosts.sh running FOLDER NAME           prints the names of the processes on the host
 #     hosts.sh down FOLDER                   ends them all
 #
 # FOLDER/agent is for Open MPI's plm_rsh_agent: it stands for ssh between the hosts.
@@ -23,7 +21,7 @@ this="$(realpath "${BASH_SOURCE[0]}")"
 deploy="$(realpath "$(dirname "$this")/../../deploy")"
 
 main() {
-    [ $# -ge 2 ] || fail "usage: hosts.sh up|on|cut|mend|kill|signal|running|down FOLDER [NAME...]"
+    [ $# -ge 2 ] || fail "usage: hosts.sh up|on|cut|mend|kill|down FOLDER [NAME...]"
     local command="$1"
     folder="$(realpath "$2")"
     shift 2
@@ -36,14 +34,10 @@ main() {
             inside ip link set "$1" down
             inside "$this" kill-inside "$folder" "$1"
             ;;
-        signal) inside "$this" signal-inside "$folder" "$@" ;;
-        running) inside "$this" running-inside "$folder" "$1" ;;
         down) kill -KILL "$(cat "$folder/switch")" ;;
         start-inside) start_host "$@" ;;
         on-inside) on_host "$@" ;;
-        signal-inside) signal_program "$@" ;;
         kill-inside) processes "$1" | xargs --no-run-if-empty kill -KILL ;;
-        running-inside) processes "$1" | xargs --no-run-if-empty ps --no-headers -o comm= --pid ;;
         *) fail "unknown command: $command" ;;
     esac
 }
@@ -141,14 +135,6 @@ processes() {
     for process in /proc/[0-9]*; do
         [ "${process#/proc/}" != "$first" ] || continue
         [ "$(readlink "$process/ns/net")" != "$network" ] || echo "${process#/proc/}"
-    done
-}
-
-# signal_program NAME PROGRAM SIGNAL. From inside.
-signal_program() {
-    local process
-    for process in $(processes "$1"); do
-        [ "$(cat "/proc/$process/comm")" != "$2" ] || kill "-$3" "$process"
     done
 }
 
