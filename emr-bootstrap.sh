@@ -147,7 +147,7 @@ configure_network() {
         printf 'oob_tcp_if_include = %s\nbtl_tcp_if_include = %s\n' "$subnet" "$subnet"
     } >"$HOME/.openmpi/mca-params.conf"
     write_as_root etc/sysctl.d/90-p8.conf <"$home/sysctl.conf"
-    sudo sysctl --quiet --load "$system_root/etc/sysctl.d/90-p8.conf"
+    sudo sysctl -q -p "$system_root/etc/sysctl.d/90-p8.conf"
 }
 
 # let_nodes_log_in PREFIX: one key pair for this cluster, known to all of its nodes.
@@ -159,8 +159,8 @@ let_nodes_log_in() {
     retry 5 5 aws s3 cp --only-show-errors "$prefix/ssh/id_p8.pub" "$scratch/id_p8.pub" || fail "cannot fetch the key of the nodes"
     install -m 600 "$scratch/id_p8" "$ssh/id_p8"
     append_line "$ssh/authorized_keys" "$(cat "$scratch/id_p8.pub")"
-    # The nodes are new, so nobody knows their host keys yet; the names are EC2's private ones.
-    append_line "$ssh/config" "Host ip-*
+    # The nodes are new, so nobody knows their host keys yet; the names are those that EC2 gives.
+    append_line "$ssh/config" "Host ip-* i-*
     IdentityFile ~/.ssh/id_p8
     StrictHostKeyChecking no
     UserKnownHostsFile /dev/null

@@ -13,7 +13,8 @@
 # FOLDER/agent is for Open MPI's plm_rsh_agent: it stands for ssh between the hosts.
 #
 # All hosts are in one process namespace, whose first process stands for the switch between them: when that
-# ends, the kernel ends everything else and removes the networks, so nothing stays behind.
+# ends, the kernel ends everything else and removes the networks, so nothing stays behind. It ends with the
+# process that called `up`, or with the one whose number is in HOSTS_OWNER.
 set -euo pipefail
 
 subnet=10.88.0
@@ -72,6 +73,9 @@ up() {
         sleep 0.01
     done
     trap 'kill -KILL "$(cat "$folder/switch")"' ERR
+    # shellcheck disable=SC2016  # expanded by the inner shell
+    setsid bash -c 'while sleep 1 && kill -0 "$1"; do kill -0 "$2" || kill -KILL "$1"; done' - \
+        "$(cat "$folder/switch")" "${HOSTS_OWNER:-$PPID}" </dev/null >/dev/null 2>&1 &
     inside ip link add bridge type bridge
     inside ip link set bridge up
     number=0
@@ -102,7 +106,7 @@ start_host() {
     on_host "$name" mount -t tmpfs tmpfs /dev/shm
     # The settings that p8 ships, as an administrator would install them on each host.
     on_host "$name" mount --bind "$deploy/openmpi-mca-params.conf" /etc/openmpi/openmpi-mca-params.conf
-    on_host "$name" sysctl --quiet --load "$deploy/sysctl.conf"
+    on_host "$name" sysctl -q -p "$deploy/sysctl.conf"
 }
 
 # on_host NAME COMMAND...: from inside.
