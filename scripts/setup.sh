@@ -13,8 +13,20 @@ set_up_machine() {
     command -v mpirun >/dev/null || fail "mpirun is not on PATH"
 }
 
-# provide build|shellcheck|arm|valgrind: installs what this machine lacks of what building p8, checking
-# its scripts, running its kernels for 64-bit Arm, or checking their use of memory needs.
+# What the tests of several hosts and of Slurm need beyond that. They make namespaces, which only root may.
+provide_for_cluster_tests() {
+    if [ "$(id -u)" -ne 0 ]; then
+        say "not root: the tests of several hosts and of Slurm will be skipped"
+    elif [ "$(package_family)" != debian ]; then
+        say "not Debian: tests of several hosts and of Slurm are skipped where programs are missing"
+    else
+        provide cluster
+    fi
+}
+
+# provide build|shellcheck|cluster|arm|valgrind: installs what this machine lacks of what building p8,
+# checking its scripts, testing it on several hosts, running its kernels for 64-bit Arm, or checking their
+# use of memory needs.
 provide() {
     local need="$1" family
     local -a missing
@@ -105,6 +117,14 @@ missing_packages() {
             unless_installed fedora openblas-devel
             ;;
         'debian shellcheck') unless_programs shellcheck -- shellcheck ;;
+        'debian cluster')
+            unless_programs ip -- iproute2
+            unless_programs pgrep sysctl -- procps
+            unless_installed debian slurmctld
+            unless_installed debian slurmd
+            unless_installed debian slurm-client
+            unless_installed debian munge
+            ;;
         'fedora shellcheck') unless_programs shellcheck -- ShellCheck ;;
         'debian arm')
             unless_programs aarch64-linux-gnu-gcc -- gcc-aarch64-linux-gnu libc6-dev-arm64-cross

@@ -1,6 +1,7 @@
 //! Several hosts: namespaces with names, addresses and links of their own (`tests/cluster/hosts.sh`),
 //! over which `mpirun --hostfile` starts p8, and which then fail.
 
+use crate::support::namespaces::Hosts;
 use crate::support::{
     Images, P8, Running, assert_same_bytes, names, repository, skip, stable_files,
 };
@@ -17,6 +18,7 @@ const JOB: [&str; 4] = ["mpirun", "orted", "prted", "p8"];
 /// Three hosts that know each other by name, and share this machine's files.
 struct Cluster {
     folder: tempfile::TempDir,
+    hosts: Hosts,
 }
 
 impl Cluster {
@@ -24,21 +26,23 @@ impl Cluster {
 
     /// `None`, and said why, where this user or machine cannot have them.
     fn start() -> Option<Self> {
-        let cluster = Cluster {
-            folder: tempfile::tempdir().unwrap(),
-        };
         let mpi = Command::new("mpirun").arg("--version").output().unwrap();
         if !String::from_utf8_lossy(&mpi.stdout).contains("(Open MPI) 4.") {
             skip("the options for several hosts are those of Open MPI 4");
             return None;
         }
-        let output = cluster.command("up").args(Self::HOSTS).output().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let output = Self::command(folder.path(), "up")
+            .args(Self::HOSTS)
+            .output()
+            .unwrap();
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             skip(&format!("no namespaces for several hosts: {said}"));
             return None;
         }
-        Some(cluster)
+        let hosts = Hosts::find(folder.path(), &Self::HOSTS);
+        Some(Cluster { folder, hosts })
     }
 
     fn script() -> PathBuf {
@@ -49,25 +53,17 @@ impl Cluster {
         self.folder.path()
     }
 
-    fn command(&self, verb: &str) -> Command {
+    fn command(folder: &Path, verb: &str) -> Command {
         let mut command = Command::new(Self::script());
-        command.arg(verb).arg(self.path());
+        command.arg(verb).arg(folder);
         command
     }
 
     /// Does something to a host.
     #[track_caller]
     fn to(&self, host: &str, verb: &str) {
-        let status = self.command(verb).arg(host).status().unwrap();
+        let status = Self::command(self.path(), verb).arg(host).status().unwrap();
         assert!(status.success(), "{verb} {host}");
-    }
-
-    /// Signals p8 on a host.
-    #[track_caller]
-    fn signal(&self, host: &str, name: &str) {
-        let mut command = self.command("signal");
-        let status = command.args([host, "p8", name]).status().unwrap();
-        assert!(status.success(), "{name} to {host}");
     }
 
     /// p8 with the small weights, started on the first of these hosts with `slots` ranks on each.
@@ -96,11 +92,10 @@ impl Cluster {
     fn left(&self) -> Vec<String> {
         let mut left = Vec::new();
         for host in Self::HOSTS {
-            let output = self.command("running").arg(host).output().unwrap();
-            assert!(output.status.success(), "running {host}");
-            let programs = String::from_utf8(output.stdout).unwrap();
-            for program in programs.lines().filter(|program| JOB.contains(program)) {
-                left.push(format!("{program} on {host}"));
+            for program in JOB {
+                if !self.hosts.processes(host, program).is_empty() {
+                    left.push(format!("{program} on {host}"));
+                }
             }
         }
         left
@@ -109,7 +104,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let _ = self.command("down").status();
+        let _ = Self::command(self.path(), "down").status();
     }
 }
 
@@ -127,7 +122,7 @@ fn must_end_everywhere_and_go_on(happen: impl FnOnce(&Cluster), left: &[&str]) {
     let Some(cluster) = Cluster::start() else {
         return;
     };
-    let images = Images::new(90);
+    let images = Images::new(240);
     let folder = tempfile::tempdir().unwrap();
     let (one, three) = (folder.path().join("one"), folder.path().join("three"));
 
@@ -180,7 +175,10 @@ fn three_hosts_give_the_bytes_of_one() {
 
 #[test]
 fn a_rank_killed_on_another_host_ends_the_job_everywhere() {
-    must_end_everywhere_and_go_on(|cluster| cluster.signal("node2", "KILL"), &Cluster::HOSTS);
+    must_end_everywhere_and_go_on(
+        |cluster| cluster.hosts.signal("node2", "p8", "KILL"),
+        &Cluster::HOSTS,
+    );
 }
 
 #[test]
@@ -204,7 +202,7 @@ fn a_link_that_is_cut_ends_the_job_everywhere() {
 fn a_link_that_is_cut_before_a_last_message_ends_the_job_everywhere() {
     let cut = |cluster: &Cluster| {
         cluster.to("node2", "cut");
-        cluster.signal("node2", "TERM");
+        cluster.hosts.signal("node2", "p8", "TERM");
     };
     must_end_everywhere_and_go_on(cut, &["node1", "node3"]);
 }

@@ -28,6 +28,16 @@ const DEBIAN: [Package; 10] = [
     ("libopenblas-dev", &[]),
 ];
 
+/// What the tests of several hosts and of Slurm need on Debian.
+const CLUSTER: [Package; 6] = [
+    ("iproute2", &["bin/ip"]),
+    ("procps", &["bin/pgrep", "bin/sysctl"]),
+    ("slurmctld", &[]),
+    ("slurmd", &[]),
+    ("slurm-client", &[]),
+    ("munge", &[]),
+];
+
 const FEDORA: [Package; 9] = [
     ("gcc", &["bin/cc"]),
     ("make", &["bin/make"]),
@@ -87,7 +97,8 @@ impl Machine {
     }
 
     fn debian() -> Self {
-        let machine = Self::new("ID=debian\nVERSION_ID=\"12\"\n", &DEBIAN);
+        let packages = [&DEBIAN[..], &CLUSTER].concat();
+        let machine = Self::new("ID=debian\nVERSION_ID=\"12\"\n", &packages);
         machine.program("bin/dpkg-query", DPKG_QUERY);
         machine.program("bin/apt-get", INSTALLER);
         machine
@@ -699,4 +710,27 @@ fn the_kernels_run_under_valgrind_which_is_installed() {
         tests.len() == 1 && tests[0].contains("\"valgrind\""),
         "{tests:?}"
     );
+}
+
+#[test]
+fn the_test_script_gets_root_what_tests_of_several_hosts_need() {
+    let machine = Machine::complete_debian();
+    let outcome = machine.start("test", &[], &[]).succeeded();
+    assert_eq!(
+        outcome.calls_of("apt-get -o"),
+        [
+            "apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends iproute2 procps slurmctld slurmd \
+         slurm-client munge",
+        ]
+    );
+    let again = machine.start("test", &[], &[]).succeeded();
+    assert_eq!(again.calls_of("apt-get"), [""; 0]);
+}
+
+#[test]
+fn the_test_script_tells_a_user_what_is_skipped() {
+    let machine = Machine::complete_debian().without_root();
+    let outcome = machine.start("test", &[], &[]).succeeded();
+    assert_eq!(outcome.calls_of("apt-get"), [""; 0]);
+    outcome.says("not root: the tests of several hosts and of Slurm will be skipped");
 }

@@ -1,5 +1,6 @@
 //! `deploy/slurm/p8.sbatch` in a real Slurm of three nodes (`tests/cluster/slurm.sh`).
 
+use crate::support::namespaces::Hosts;
 use crate::support::{
     Images, P8, assert_same_bytes, names, repository, skip, small_weights, stable_files,
 };
@@ -13,26 +14,26 @@ const TIMEOUT: Duration = Duration::from_secs(240);
 /// A Slurm cluster of its own, with the nodes node1, node2 and node3.
 struct Slurm {
     folder: tempfile::TempDir,
+    hosts: Hosts,
 }
 
 impl Slurm {
     /// `None`, and said why, where this user or machine cannot have it.
     fn start() -> Option<Self> {
-        let slurm = Slurm {
-            folder: tempfile::tempdir().unwrap(),
-        };
-        let output = slurm.script("slurm.sh", "up").output().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let output = Self::script(folder.path(), "up").output().unwrap();
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             skip(&format!("no Slurm: {said}"));
             return None;
         }
-        Some(slurm)
+        let hosts = Hosts::find(folder.path(), &["node1", "node2", "node3"]);
+        Some(Slurm { folder, hosts })
     }
 
-    fn script(&self, name: &str, verb: &str) -> Command {
-        let mut command = Command::new(repository().join("tests/cluster").join(name));
-        command.arg(verb).arg(self.folder.path());
+    fn script(folder: &Path, verb: &str) -> Command {
+        let mut command = Command::new(repository().join("tests/cluster/slurm.sh"));
+        command.arg(verb).arg(folder);
         for name in std::env::vars_os().map(|(name, _)| name) {
             if name.to_string_lossy().starts_with("P8_") {
                 command.env_remove(name);
@@ -56,7 +57,7 @@ impl Slurm {
         output: &Path,
     ) -> Job<'_> {
         let log = output.with_extension("log");
-        let mut command = self.script("slurm.sh", "run");
+        let mut command = Self::script(self.folder.path(), "run");
         command
             .envs(environment.iter().copied())
             .args(["sbatch", "--parsable", "--nodes=3", "--cpus-per-task=2"])
@@ -74,18 +75,11 @@ impl Slurm {
             submitted: Instant::now(),
         }
     }
-
-    /// Signals p8 on a node.
-    fn signal(&self, node: &str, name: &str) {
-        let mut command = self.script("hosts.sh", "signal");
-        command.args([node, "p8", name]);
-        succeed(command);
-    }
 }
 
 impl Drop for Slurm {
     fn drop(&mut self) {
-        let _ = self.script("slurm.sh", "down").status();
+        let _ = Self::script(self.folder.path(), "down").status();
     }
 }
 
@@ -100,7 +94,7 @@ struct Job<'a> {
 impl Job<'_> {
     /// A field of `scontrol show job`.
     fn field(&self, name: &str) -> String {
-        let mut command = self.slurm.script("slurm.sh", "run");
+        let mut command = Slurm::script(self.slurm.folder.path(), "run");
         command.args(["scontrol", "show", "job", "--oneliner", &self.id]);
         let shown = succeed(command);
         let name = format!("{name}=");
@@ -190,7 +184,7 @@ fn a_job_that_meets_its_time_limit_goes_back_to_the_queue_and_finishes() {
     let Some(slurm) = Slurm::start() else {
         return;
     };
-    let images = Images::new(90);
+    let images = Images::new(240);
     let folder = tempfile::tempdir().unwrap();
     let (one, output) = (folder.path().join("one"), folder.path().join("three"));
     // Slurm counts time limits in minutes and looks at them twice a minute.
@@ -198,7 +192,7 @@ fn a_job_that_meets_its_time_limit_goes_back_to_the_queue_and_finishes() {
     let job = slurm.submit(&[], &options, &images, &output);
     job.until("a block is finished", || finished_blocks(&output) > 0);
     // One rank stands still, so the run cannot finish before the limit, however fast this machine is.
-    slurm.signal("node2", "STOP");
+    slurm.hosts.signal("node2", "p8", "STOP");
     P8::small(1, images.path(), &one).succeed();
     assert_eq!(job.field("JobState"), "RUNNING", "{}", job.log());
 
@@ -224,12 +218,12 @@ fn a_task_that_is_killed_ends_the_job_and_another_job_finishes_the_work() {
     let Some(slurm) = Slurm::start() else {
         return;
     };
-    let images = Images::new(90);
+    let images = Images::new(240);
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("three");
     let job = slurm.submit(&[], &[], &images, &output);
     job.until("a block is finished", || finished_blocks(&output) > 0);
-    slurm.signal("node2", "KILL");
+    slurm.hosts.signal("node2", "p8", "KILL");
     let (state, code) = job.end();
     assert_eq!(state, "FAILED", "{}", job.log());
     assert_ne!(code, "0:0");

@@ -8,14 +8,13 @@
 #     hosts.sh cut FOLDER NAME               takes the host's link down: the other ends are told nothing
 #     hosts.sh mend FOLDER NAME              takes it up again
 #     hosts.sh kill FOLDER NAME              takes the link down and kills every process of the host
-#     hosts.sh signal FOLDER NAME PROGRAM S  sends the signal S to a program on the host
-#     hosts.sh running FOLDER NAME           prints the names of the processes on the host
 #     hosts.sh down FOLDER                   ends them all
 #
 # FOLDER/agent is for Open MPI's plm_rsh_agent: it stands for ssh between the hosts.
 #
 # All hosts are in one process namespace, whose first process stands for the switch between them: when that
-# ends, the kernel ends everything else and removes the networks, so nothing stays behind.
+# ends, the kernel ends everything else and removes the networks, so nothing stays behind. It ends with the
+# process that called `up`, or with the one whose number is in HOSTS_OWNER.
 set -euo pipefail
 
 subnet=10.88.0
@@ -23,7 +22,7 @@ this="$(realpath "${BASH_SOURCE[0]}")"
 deploy="$(realpath "$(dirname "$this")/../../deploy")"
 
 main() {
-    [ $# -ge 2 ] || fail "usage: hosts.sh up|on|cut|mend|kill|signal|running|down FOLDER [NAME...]"
+    [ $# -ge 2 ] || fail "usage: hosts.sh up|on|cut|mend|kill|down FOLDER [NAME...]"
     local command="$1"
     folder="$(realpath "$2")"
     shift 2
@@ -36,14 +35,10 @@ main() {
             inside ip link set "$1" down
             inside "$this" kill-inside "$folder" "$1"
             ;;
-        signal) inside "$this" signal-inside "$folder" "$@" ;;
-        running) inside "$this" running-inside "$folder" "$1" ;;
         down) kill -KILL "$(cat "$folder/switch")" ;;
         start-inside) start_host "$@" ;;
         on-inside) on_host "$@" ;;
-        signal-inside) signal_program "$@" ;;
         kill-inside) processes "$1" | xargs --no-run-if-empty kill -KILL ;;
-        running-inside) processes "$1" | xargs --no-run-if-empty ps --no-headers -o comm= --pid ;;
         *) fail "unknown command: $command" ;;
     esac
 }
@@ -78,6 +73,9 @@ up() {
         sleep 0.01
     done
     trap 'kill -KILL "$(cat "$folder/switch")"' ERR
+    # shellcheck disable=SC2016  # expanded by the inner shell
+    setsid bash -c 'while sleep 1 && kill -0 "$1"; do kill -0 "$2" || kill -KILL "$1"; done' - \
+        "$(cat "$folder/switch")" "${HOSTS_OWNER:-$PPID}" </dev/null >/dev/null 2>&1 &
     inside ip link add bridge type bridge
     inside ip link set bridge up
     number=0
@@ -108,7 +106,7 @@ start_host() {
     on_host "$name" mount -t tmpfs tmpfs /dev/shm
     # The settings that p8 ships, as an administrator would install them on each host.
     on_host "$name" mount --bind "$deploy/openmpi-mca-params.conf" /etc/openmpi/openmpi-mca-params.conf
-    on_host "$name" sysctl --quiet --load "$deploy/sysctl.conf"
+    on_host "$name" sysctl -q -p "$deploy/sysctl.conf"
 }
 
 # on_host NAME COMMAND...: from inside.
@@ -141,14 +139,6 @@ processes() {
     for process in /proc/[0-9]*; do
         [ "${process#/proc/}" != "$first" ] || continue
         [ "$(readlink "$process/ns/net")" != "$network" ] || echo "${process#/proc/}"
-    done
-}
-
-# signal_program NAME PROGRAM SIGNAL. From inside.
-signal_program() {
-    local process
-    for process in $(processes "$1"); do
-        [ "$(cat "/proc/$process/comm")" != "$2" ] || kill "-$3" "$process"
     done
 }
 

@@ -35,7 +35,7 @@ up() {
         PATH="$PATH:/usr/sbin" command -v "$program" >/dev/null || fail "$program is not installed"
     done
     configure
-    "$hosts" up "$folder" "${nodes[@]}"
+    HOSTS_OWNER="$PPID" "$hosts" up "$folder" "${nodes[@]}"
     trap '"$hosts" down "$folder"' ERR
 
     start_munge
