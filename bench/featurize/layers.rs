@@ -8,20 +8,29 @@ use p8::kernels::{CacheSizes, Isa};
 use p8::model::architecture::Architecture;
 use p8::model::plan::{Crew, GROUP, Plan, StepProfile};
 use p8::model::seeded::seeded;
-use p8::model::{Layer, Pool, Topology};
+use p8::model::{Layer, Pool, Precision, Topology};
 
 use crate::median;
 use crate::peak;
 
 /// Prints the table of a topology, with as many threads as told, each with a group of images of its
 /// own. Answers the seconds of an image, all threads working.
-pub fn table(topology: Topology, isa: Isa, threads: usize, rounds: usize) -> f64 {
-    let plan = compile(topology, isa);
+pub fn table(
+    topology: Topology,
+    precision: Precision,
+    isa: Isa,
+    threads: usize,
+    rounds: usize,
+) -> f64 {
+    let plan = compile(topology, precision, isa);
     let peak = peak::flops(isa, threads);
     let (steps, whole) = measure(&plan, threads, rounds);
-    println!("## Topology {topology}, {}\n", plural(threads, "thread"));
     println!(
-        "Multiply-adds in registers: {:.1} GFLOP/s. Time of a layer is that of one image on one thread; rates are those of all threads.\n",
+        "## Topology {topology}, {precision}, {}\n",
+        plural(threads, "thread")
+    );
+    println!(
+        "Multiply-adds of f32 in registers: {:.1} GFLOP/s. Time of a layer is that of one image on one thread; rates are those of all threads.\n",
         peak / 1e9
     );
     println!("| layer | algorithm | GFLOP | executed | ms | GFLOP/s | of the peak |");
@@ -64,7 +73,7 @@ fn row(name: &str, algorithm: &str, step: &StepProfile, threads: usize, peak: f6
     );
 }
 
-fn compile(topology: Topology, isa: Isa) -> Plan {
+fn compile(topology: Topology, precision: Precision, isa: Isa) -> Plan {
     let plan = Plan::compile(
         seeded(50),
         Architecture::RESNET50,
@@ -75,6 +84,7 @@ fn compile(topology: Topology, isa: Isa) -> Plan {
         SIDE as usize,
         &Normalization::CAFFE,
         isa,
+        precision,
         &CacheSizes::detect(),
     );
     plan.unwrap_or_else(|| unreachable!("the instruction set was detected"))

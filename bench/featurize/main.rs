@@ -3,7 +3,8 @@
 //!
 //! `cargo bench --bench featurize` prints tables in Markdown: for each layer the operations of its
 //! definition and those that are executed, the time of an image, and the rate as a part of what the
-//! same threads reach in the same run when they multiply and add in registers alone. With
+//! same threads reach in the same run when they multiply and add f32 in registers alone; bfloat16,
+//! where the processor has it, may reach twice that. With
 //! `-- --rounds N` every figure is the median of N rounds (default 9), with `-- --threads 1,2` the
 //! tables are for so many threads, each with images of its own; default: 1 and all cores.
 
@@ -12,8 +13,8 @@ mod machine;
 mod peak;
 mod pictures;
 
-use p8::kernels::{CacheSizes, Isa, Kernels};
-use p8::model::Topology;
+use p8::kernels::{CacheSizes, Isa, Kernels, KernelsBf16};
+use p8::model::{Precision, Topology};
 
 fn main() {
     let options = match Options::parse(std::env::args().skip(1)) {
@@ -36,10 +37,15 @@ fn main() {
         p8::model::plan::GROUP
     );
     let mut network = Vec::new();
+    let has_bf16 = KernelsBf16::of(isa).is_some();
     for topology in [Topology::V1, Topology::V1_5] {
         for &threads in &options.threads {
-            let seconds = layers::table(topology, isa, threads, options.rounds);
-            network.push((topology, threads, seconds));
+            let table =
+                |precision| layers::table(topology, precision, isa, threads, options.rounds);
+            network.push((topology, threads, table(Precision::F32)));
+            if has_bf16 {
+                table(Precision::Bf16);
+            }
         }
     }
     pictures::table(options.rounds, &network);

@@ -18,14 +18,14 @@ use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use p8::image::{Exif, Limits, Preprocess, SIDE, decode, prepare};
 use p8::kernels::Isa;
 use p8::model::executor::{Executor, InputSpec};
 use p8::model::plan_executor::PlanExecutor;
 use p8::model::seeded::seeded;
 use p8::model::weights::{TrainedPreprocess, TrainedTopology, read};
-use p8::model::{Layer, Pool, Tensors, Topology};
+use p8::model::{Layer, Pool, Precision, Topology};
 use p8::run::settings::WeightsChoice;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -72,11 +72,6 @@ enum Command {
         #[arg(long)]
         threads: usize,
     },
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Precision {
-    F32,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -187,19 +182,23 @@ fn load(
     threads: usize,
 ) -> Result<PlanExecutor, Box<dyn Error>> {
     let state = read(&model.join("weights.safetensors"))?;
-    let tensors: Tensors = state.tensors;
     let input = InputSpec {
         side: SIDE as usize,
         normalization: preprocess_of(state.origin.preprocess).normalization(),
     };
     let epsilon = state.origin.batch_norm_epsilon;
     let (layer, pool, isa) = (Layer::Layer4, Pool::Avg, Isa::detect());
-    let executor = match precision {
-        Precision::F32 => {
-            PlanExecutor::new(tensors, topology, layer, pool, epsilon, input, threads, isa)?
-        }
-    };
-    Ok(executor)
+    Ok(PlanExecutor::new(
+        state.tensors,
+        topology,
+        layer,
+        pool,
+        epsilon,
+        input,
+        threads,
+        isa,
+        precision,
+    )?)
 }
 
 fn serve(mut executor: PlanExecutor, pixels: &[u8]) -> Result<(), Box<dyn Error>> {

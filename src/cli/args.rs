@@ -8,7 +8,7 @@ use crate::dataset::DatasetError;
 use crate::dataset::label::LabelRule;
 use crate::error::chain;
 use crate::image::{Exif, Preprocess};
-use crate::model::{Layer, Pool, Topology};
+use crate::model::{Layer, Pool, Precision, Topology};
 use crate::pca::{self, Solver};
 use crate::run::settings::{LogFormat, WeightsChoice};
 
@@ -260,13 +260,6 @@ pub struct DoctorArgs {
     /// TOML file with options by their long names
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-}
-
-/// Arithmetic of the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Precision {
-    /// 32-bit floating point
-    F32,
 }
 
 /// Where the network runs.

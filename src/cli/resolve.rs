@@ -6,7 +6,7 @@ use crate::dataset::label::LabelRule;
 use crate::image::Exif;
 use crate::kernels::{Isa, UnknownIsa};
 use crate::model::weights::{Cache, Named};
-use crate::model::{Layer, Pool};
+use crate::model::{Layer, Pool, Precision};
 use crate::pca::{self, Components, PcaSettings, Solver};
 use crate::run::settings::{
     Level, Log, LogFormat, SAMPLE_INPUT, Setting, Settings, StoredFeatures, WeightsChoice,
@@ -69,6 +69,7 @@ pub fn resolve(
         preprocess: args.preprocess,
         layer: args.layer.unwrap_or(Layer::Layer4),
         pool: args.pool.unwrap_or(Pool::Avg),
+        precision: args.precision.unwrap_or(Precision::F32),
         pca: PcaSettings {
             components,
             standardize: args.pca.standardize.unwrap_or(true),
@@ -291,7 +292,7 @@ fn listed(settings: &Settings, sources: &BTreeMap<String, Source>) -> Vec<Settin
         ),
         ("layer", settings.layer.as_str().into()),
         ("pool", settings.pool.as_str().into()),
-        ("precision", "f32".into()),
+        ("precision", settings.precision.as_str().into()),
         ("device", "cpu".into()),
         (components_name, components),
         ("standardize", settings.pca.standardize.to_string()),
@@ -357,6 +358,7 @@ mod tests {
         assert_eq!(all.weights.to_string(), "keras");
         assert_eq!(all.pca.components, Components::Variance(0.95));
         assert_eq!((all.layer, all.pool), (Layer::Layer4, Pool::Avg));
+        assert_eq!(all.precision, Precision::F32);
         assert_eq!(all.max_bad_fraction, 0.5);
         assert_eq!(all.label.to_string(), "parent");
     }

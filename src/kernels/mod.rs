@@ -18,6 +18,7 @@
 //! behind it are unsafe; [`Kernels::conv_tile`] is the safe door in front of them.
 
 pub mod aligned;
+pub mod bf16;
 pub mod cache;
 pub mod filtering;
 pub mod isa;
@@ -29,9 +30,12 @@ pub mod resampling;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+mod scalar_bf16;
 mod unroll;
 
 #[cfg(test)]
@@ -44,6 +48,7 @@ mod properties;
 use filtering::{OUTPUTS, POINTS, PRODUCTS};
 
 pub use aligned::AlignedBuffer;
+pub use bf16::KernelsBf16;
 pub use cache::CacheSizes;
 pub use isa::{Isa, UnknownIsa};
 pub use pack::PackedWeights;

@@ -3,6 +3,7 @@
 use crate::error::{Classify, Kind};
 use crate::image::Normalization;
 use crate::kernels::Isa;
+use crate::model::Precision;
 use crate::model::architecture::ArchitectureError;
 
 /// Turns prepared images into feature vectors.
@@ -45,10 +46,12 @@ pub enum ExecuteError {
         source: rayon::ThreadPoolBuildError,
     },
     /// The processor cannot run the kernels that were asked for.
-    #[error("cannot compute with {isa}: this processor does not have it")]
+    #[error("cannot compute in {precision} with {isa}: this processor does not have it")]
     InstructionSet {
         /// The instruction set.
         isa: Isa,
+        /// What it was to compute in.
+        precision: Precision,
     },
     /// An image has not the size that the executor was made for.
     #[error("image {image} of a batch has {found} bytes instead of {expected}")]

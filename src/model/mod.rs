@@ -109,6 +109,33 @@ impl Pool {
     }
 }
 
+/// Arithmetic of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
+pub enum Precision {
+    /// 32-bit floating point
+    F32,
+    /// bfloat16 with sums in 32 bits, twice as fast; needs AVX-512 with AVX512-BF16
+    Bf16,
+}
+
+impl Precision {
+    /// The name on the command line and in files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl fmt::Display for Topology {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -153,6 +180,7 @@ mod tests {
         one_name_everywhere(Topology::as_str);
         one_name_everywhere(Layer::as_str);
         one_name_everywhere(Pool::as_str);
+        one_name_everywhere(Precision::as_str);
     }
 
     #[test]

@@ -9,21 +9,29 @@
 //! In topology v1 a stage takes every second pixel of the one before and nothing else of it. The last
 //! block of that stage computes only those: its 3x3 convolution has stride 2, and three quarters of
 //! its last convolution are left out.
+//!
+//! In bfloat16 the first layer and the first block stay in f32: they see the plain areas of a
+//! picture, where roundings are the same in every pixel and do not average out, and cause most of
+//! the error of a network that is bfloat16 throughout, but take a sixth of the time. The last
+//! block's output is not rounded.
 
+mod bf16;
 mod crew;
 mod fold;
 mod layers;
 mod profile;
 mod stem;
 mod winograd;
+mod winograd_bf16;
 
 use rayon::prelude::*;
 
 use crate::image::Normalization;
-use crate::kernels::{AlignedBuffer, BLOCK, CacheSizes, Isa, Kernels};
+use crate::kernels::{AlignedBuffer, BLOCK, CacheSizes, Isa, Kernels, KernelsBf16};
 use crate::model::architecture::{Architecture, BLOCKS};
-use crate::model::{Layer, Pool, Tensors, Topology};
+use crate::model::{Layer, Pool, Precision, Tensors, Topology};
 
+use bf16::OperationBf16;
 use fold::Folded;
 use layers::{Extent, Filters, subsample};
 use profile::Watch;
@@ -65,11 +73,22 @@ struct Maps {
     slot: Slot,
     blocks: usize,
     extent: Extent,
+    precision: Precision,
 }
 
 impl Maps {
+    /// Floats of memory.
     fn floats(&self, images: usize) -> usize {
-        images * self.blocks * self.extent.pixels() * BLOCK
+        images * self.blocks * self.map_floats()
+    }
+
+    /// Floats of memory of one channel block of one image.
+    fn map_floats(&self) -> usize {
+        let values = self.extent.pixels() * BLOCK;
+        match self.precision {
+            Precision::F32 => values,
+            Precision::Bf16 => values / 2,
+        }
     }
 }
 
@@ -83,6 +102,8 @@ enum Operation {
     Winograd(Winograd),
     /// Stride 2 without convolution.
     Subsample,
+    /// What has to do with bfloat16.
+    Bf16(OperationBf16),
 }
 
 /// An operation with its input and output.
@@ -104,6 +125,8 @@ struct Segment {
 /// The network for images of one size, on one instruction set.
 pub struct Plan {
     kernels: Kernels,
+    /// Those of the layers in bfloat16, if there are any.
+    kernels_bf16: Option<KernelsBf16>,
     stem: Stem,
     /// For one image at a time.
     alone: Segment,
@@ -128,8 +151,8 @@ pub struct Arena {
 
 impl Plan {
     /// Compiles a state dict that [`Architecture::check`] accepts; none where this machine lacks the
-    /// instruction set. `epsilon` is what batch norms add to the variance; no result depends on
-    /// `caches`.
+    /// instruction set, or lacks it for this precision. `epsilon` is what batch norms add to the
+    /// variance; no result depends on `caches`.
     ///
     /// Packing takes most of the time, and all threads of the pool that this runs in. The weights
     /// as trained go as they are packed, so that memory never holds all of both.
@@ -144,9 +167,14 @@ impl Plan {
         side: usize,
         normalization: &Normalization,
         isa: Isa,
+        precision: Precision,
         caches: &CacheSizes,
     ) -> Option<Plan> {
         let kernels = Kernels::of(isa)?;
+        let kernels_bf16 = match precision {
+            Precision::F32 => None,
+            Precision::Bf16 => Some(KernelsBf16::of(isa)?),
+        };
         let stem = Folded::take(&mut state, "conv1", "bn1", epsilon);
         let stem = Stem::new(stem, &kernels, caches, side, normalization);
         let mut compiler = Compiler {
@@ -154,11 +182,8 @@ impl Plan {
             epsilon,
             topology,
             layer,
-            maps: Maps {
-                slot: Slot::Even,
-                blocks: stem.out_blocks(),
-                extent: stem.output(),
-            },
+            precision,
+            maps: stem_output(&stem),
             drafts: Vec::new(),
         };
         let mut middle = compiler.maps;
@@ -171,13 +196,21 @@ impl Plan {
             }
         }
         let Compiler {
-            maps: output,
-            drafts,
+            maps: mut output,
+            mut drafts,
             ..
         } = compiler;
+        // What is pooled is not rounded before.
+        output.precision = Precision::F32;
+        if let Some(last) = drafts.last_mut() {
+            last.to = output;
+        }
+        if count_alone == drafts.len() {
+            middle = output;
+        }
         let finished = drafts
             .into_par_iter()
-            .map(|draft| draft.finish(&kernels, caches));
+            .map(|draft| draft.finish(&kernels, kernels_bf16.as_ref(), caches));
         let mut alone = Segment {
             steps: finished.collect(),
         };
@@ -186,6 +219,7 @@ impl Plan {
         };
         Some(Plan {
             kernels,
+            kernels_bf16,
             stem,
             alone,
             together,
@@ -196,16 +230,11 @@ impl Plan {
         })
     }
 
-    /// The instruction set.
-    pub fn isa(&self) -> Isa {
-        self.kernels.isa
-    }
-
-    fn stem_output(&self) -> Maps {
-        Maps {
-            slot: Slot::Even,
-            blocks: self.stem.out_blocks(),
-            extent: self.stem.output(),
+    /// Precision and instruction set: `bf16 avx512bf16`.
+    pub fn arithmetic(&self) -> String {
+        match self.kernels_bf16 {
+            None => format!("{} {}", Precision::F32, self.kernels.isa),
+            Some(kernels) => format!("{} {}", Precision::Bf16, kernels.isa_name),
         }
     }
 
@@ -216,7 +245,7 @@ impl Plan {
         } else {
             GROUP
         };
-        let stem = self.stem_output();
+        let stem = stem_output(&self.stem);
         let mut scratch = [self.stem.bordered_floats(), 0];
         for (segment, images) in [(&self.alone, 1), (&self.together, together)] {
             for step in &segment.steps {
@@ -224,6 +253,7 @@ impl Plan {
                     Operation::Direct(filters) => [filters.bordered_floats(step.from.extent), 0],
                     Operation::Winograd(winograd) => winograd.room(images).into(),
                     Operation::Pointwise(..) | Operation::Subsample => [0, 0],
+                    Operation::Bf16(operation) => operation.room(step.from, images),
                 };
                 for (size, floats) in scratch.iter_mut().zip(room) {
                     *size = floats.max(*size);
@@ -262,7 +292,7 @@ impl Plan {
                 stems,
                 ..
             } = arena;
-            let first = &mut alone[Slot::Even as usize][..self.stem_output().floats(1)];
+            let first = &mut alone[Slot::Even as usize][..stem_output(&self.stem).floats(1)];
             watch.begins();
             self.stem
                 .run(&self.kernels, crew, image, &mut scratch[0], stems, first);
@@ -274,7 +304,7 @@ impl Plan {
                 let row = &mut features[index * width..][..width];
                 self.pool(maps, (0, 1), row);
             } else {
-                let map = self.middle.extent.pixels() * BLOCK;
+                let map = self.middle.map_floats();
                 let to = &mut arena.together[self.middle.slot as usize];
                 for block in 0..self.middle.blocks {
                     let to = &mut to[(block * count + index) * map..][..map];
@@ -386,9 +416,25 @@ impl Segment {
                     winograd.run(kernels, crew, images, input, (first, second), output);
                 }
                 Operation::Subsample => subsample(from.extent, input, output),
+                Operation::Bf16(operation) => {
+                    let residual = operation.shortcut().and_then(&mut lend);
+                    let residual = residual.map(|buffer| &buffer[..]);
+                    let maps = (*from, *to);
+                    operation.run(crew, images, maps, input, residual, (first, second), output);
+                }
             }
             watch.has_done(first_step + index);
         }
+    }
+}
+
+/// Where the first layer leaves its output.
+fn stem_output(stem: &Stem) -> Maps {
+    Maps {
+        slot: Slot::Even,
+        blocks: stem.out_blocks(),
+        extent: stem.output(),
+        precision: Precision::F32,
     }
 }
 
@@ -411,11 +457,31 @@ enum Task {
     Direct(Folded),
     Winograd(Folded),
     Subsample,
+    /// From f32 to bfloat16.
+    Round,
 }
 
 impl Draft {
-    fn finish(self, kernels: &Kernels, caches: &CacheSizes) -> Step {
+    /// Packs the weights; a step with bfloat16 at one of its ends takes those kernels.
+    fn finish(
+        self,
+        kernels: &Kernels,
+        kernels_bf16: Option<&KernelsBf16>,
+        caches: &CacheSizes,
+    ) -> Step {
+        let is_f32 = self.from.precision == Precision::F32 && self.to.precision == Precision::F32;
+        let kernels_bf16 = kernels_bf16.filter(|_| !is_f32);
         let operation = match self.task {
+            task if let Some(kernels_bf16) = kernels_bf16 => {
+                let extent = self.from.extent;
+                Operation::Bf16(OperationBf16::new(
+                    task,
+                    kernels,
+                    kernels_bf16,
+                    caches,
+                    extent,
+                ))
+            }
             Task::Pointwise {
                 folded,
                 shortcut,
@@ -430,6 +496,7 @@ impl Draft {
                 Operation::Winograd(Winograd::new(&folded, kernels, caches, extent))
             }
             Task::Subsample => Operation::Subsample,
+            Task::Round => unreachable!("a plan in f32 rounds nothing"),
         };
         Step {
             name: self.name,
@@ -458,6 +525,7 @@ struct Compiler {
     topology: Topology,
     /// The last stage.
     layer: Layer,
+    precision: Precision,
     /// Where the walk stands.
     maps: Maps,
     drafts: Vec<Draft>,
@@ -522,6 +590,23 @@ impl Compiler {
         };
         let name = format!("{at}.conv3");
         self.maps = self.pointwise(name, conv3, Some(shortcut.slot), second, slot, defined);
+        if self.precision != self.maps.precision {
+            self.round(at);
+        }
+    }
+
+    /// Takes the maps on in the precision of the plan.
+    fn round(&mut self, at: &str) {
+        let from = self.maps;
+        self.maps = Maps {
+            slot: match from.slot {
+                Slot::Even => Slot::Odd,
+                _ => Slot::Even,
+            },
+            precision: self.precision,
+            ..from
+        };
+        self.push(format!("{at}.round"), Task::Round, from, self.maps, 1);
     }
 
     fn fold(&mut self, conv: &str, norm: &str) -> Folded {

@@ -13,7 +13,7 @@ use crate::kernels::{CacheSizes, Isa};
 use crate::model::architecture::Architecture;
 use crate::model::executor::{ExecuteError, Executor, InputSpec, all_finite};
 use crate::model::plan::{Arena, Crew, GROUP, Plan};
-use crate::model::{Layer, Pool, Tensors, Topology};
+use crate::model::{Layer, Pool, Precision, Tensors, Topology};
 
 /// The compiled network with threads of its own.
 pub struct PlanExecutor {
@@ -47,6 +47,7 @@ impl PlanExecutor {
         input: InputSpec,
         threads: usize,
         isa: Isa,
+        precision: Precision,
     ) -> Result<PlanExecutor, ExecuteError> {
         assert!(threads > 0, "a network needs a thread to run on");
         let architecture = Architecture::infer(&state)?;
@@ -67,10 +68,11 @@ impl PlanExecutor {
                     input.side,
                     &input.normalization,
                     isa,
+                    precision,
                     &CacheSizes::detect(),
                 )
             })
-            .ok_or(ExecuteError::InstructionSet { isa })?;
+            .ok_or(ExecuteError::InstructionSet { isa, precision })?;
         let arenas = (0..threads).map(|_| plan.arena()).collect();
         Ok(PlanExecutor {
             plan,
@@ -86,12 +88,12 @@ impl Executor for PlanExecutor {
     fn describe(&self) -> String {
         let threads = self.arenas.len();
         let plural = if threads == 1 { "" } else { "s" };
-        let isa = self.plan.isa();
-        format!("p8's own kernels for {isa} on the CPU, {threads} thread{plural}")
+        let arithmetic = self.plan.arithmetic();
+        format!("p8's own kernels on the CPU, {arithmetic}, {threads} thread{plural}")
     }
 
     fn arithmetic(&self) -> String {
-        format!("plan f32 {}", self.plan.isa())
+        format!("plan {}", self.plan.arithmetic())
     }
 
     fn width(&self) -> usize {

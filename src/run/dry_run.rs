@@ -102,6 +102,7 @@ fn measure(settings: &Settings, threads: usize, isa: Isa) -> Result<(f64, usize)
         },
         threads,
         isa,
+        settings.precision,
     )?;
     let blank = vec![128u8; (3 * SIDE * SIDE) as usize];
     // The first batch also pays for start-up; it is not counted.

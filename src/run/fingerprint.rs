@@ -24,7 +24,7 @@ pub fn provenance(settings: &Settings, network: &Network, executor: &dyn Executo
         ("exif", settings.exif.as_str().into()),
         ("layer", settings.layer.as_str().into()),
         ("pool", settings.pool.as_str().into()),
-        ("precision", "f32".into()),
+        ("precision", settings.precision.as_str().into()),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_string(), value))

@@ -5,7 +5,7 @@ use crate::comm::Comm;
 use crate::dataset::outcome::hex;
 use crate::error::{Failure, Kind};
 use crate::image::{Preprocess, SIDE};
-use crate::kernels::Isa;
+use crate::kernels::{Isa, KernelsBf16};
 use crate::model::executor::{ExecuteError, Executor, InputSpec};
 use crate::model::plan_executor::PlanExecutor;
 use crate::model::seeded::seeded;
@@ -13,7 +13,7 @@ use crate::model::weights::{
     self, Cache, Named, StateDict, Tensor, TrainedPreprocess, TrainedTopology, WeightsError,
     three_ways,
 };
-use crate::model::{Tensors, Topology};
+use crate::model::{Precision, Tensors, Topology};
 use crate::output::metrics::Weights;
 use crate::output::shard::Provenance;
 use serde::{Deserialize, Serialize};
@@ -50,23 +50,63 @@ const PARCEL: usize = 4 << 20;
 /// because features depend on it in their last bits.
 ///
 /// # Errors
-/// On all ranks, when one of them lacks the pinned one.
+/// On all ranks, when one of them lacks the pinned one, or lacks it for the precision.
 pub fn instruction_set(settings: &Settings, comm: &Comm) -> Result<Isa, Failure> {
     let common = Isa::common(comm.all_gather_u64(&[Isa::available_bits()]).concat());
-    match settings.isa {
+    let isa = match settings.isa {
         Some(pinned) if !common.contains(&pinned) => {
             let common: Vec<&str> = common.into_iter().map(Isa::as_str).collect();
-            Err(Failure::new(
+            return Err(Failure::new(
                 Kind::Usage,
                 format!(
                     "cannot compute with {pinned}, as P8_ISA asks: what all ranks have is {}",
                     common.join(", ")
                 ),
-            ))
+            ));
         }
-        Some(pinned) => Ok(pinned),
-        None => Ok(common.last().copied().unwrap_or(Isa::Scalar)),
+        Some(pinned) => pinned,
+        None => common.last().copied().unwrap_or(Isa::Scalar),
+    };
+    match settings.precision {
+        Precision::F32 => Ok(isa),
+        Precision::Bf16 => can_compute_in_bf16(settings, comm, isa),
     }
+}
+
+/// The instruction set again where every rank has bfloat16 kernels for it. There is nothing to fall
+/// back on: f32 takes twice as long and gives other features, and plain loops a hundred times.
+fn can_compute_in_bf16(settings: &Settings, comm: &Comm, isa: Isa) -> Result<Isa, Failure> {
+    let can = u64::from(KernelsBf16::of(isa).is_some());
+    let Some(rank) = comm
+        .all_gather_u64(&[can])
+        .concat()
+        .iter()
+        .position(|&can| can == 0)
+    else {
+        // Plain loops are for tests: nobody gets them without asking.
+        if isa > Isa::Scalar || settings.isa == Some(isa) {
+            return Ok(isa);
+        }
+        return Err(no_bf16(
+            "not every rank has AVX-512 with its extension AVX512-BF16",
+        ));
+    };
+    let cause = match settings.isa {
+        Some(pinned) if pinned < Isa::Avx512 => {
+            format!("there are no bfloat16 kernels for {pinned}, which P8_ISA pins")
+        }
+        _ => format!(
+            "the processor of rank {rank} does not have AVX-512 with its extension AVX512-BF16"
+        ),
+    };
+    Err(no_bf16(&cause))
+}
+
+fn no_bf16(cause: &str) -> Failure {
+    Failure::new(
+        Kind::Usage,
+        format!("cannot compute with --precision bf16: {cause}; use --precision f32"),
+    )
 }
 
 /// Loads the weights on rank 0 and broadcasts them.
@@ -323,6 +363,7 @@ impl Network {
             input,
             threads,
             isa,
+            settings.precision,
         )
         .map_err(|error: ExecuteError| {
             let failure = Failure::from(error);

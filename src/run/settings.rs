@@ -4,7 +4,7 @@ use crate::dataset::label::LabelRule;
 use crate::image::{Exif, Preprocess};
 use crate::kernels::Isa;
 use crate::model::weights::Named;
-use crate::model::{Layer, Pool, Topology};
+use crate::model::{Layer, Pool, Precision, Topology};
 use crate::pca::PcaSettings;
 use clap::ValueEnum;
 use std::fmt;
@@ -54,6 +54,8 @@ pub struct Settings {
     pub layer: Layer,
     /// Pooling of that output.
     pub pool: Pool,
+    /// Arithmetic of the network.
+    pub precision: Precision,
 
     /// Components, standardisation, whitening, solver.
     pub pca: PcaSettings,

@@ -234,6 +234,7 @@ fn settings_of(
     settings.exif = value(provenance, "exif")?;
     settings.layer = value(provenance, "layer")?;
     settings.pool = value(provenance, "pool")?;
+    settings.precision = value(provenance, "precision")?;
     settings.pca = PcaSettings {
         components: Components::Count(model.k()),
         standardize: model.standardized,

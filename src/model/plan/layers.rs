@@ -217,16 +217,16 @@ impl Filters {
 }
 
 /// One channel block with a border of one zero pixel.
-fn add_border(extent: Extent, maps: &[f32], bordered: &mut [f32]) {
+pub fn add_border<T: Copy + Default>(extent: Extent, maps: &[T], bordered: &mut [T]) {
     let width = extent.width * BLOCK;
     let rows = bordered.chunks_exact_mut(width + 2 * BLOCK);
     for (y, row) in rows.enumerate() {
         if (1..=extent.height).contains(&y) {
-            row[..BLOCK].fill(0.0);
+            row[..BLOCK].fill(T::default());
             row[BLOCK..][..width].copy_from_slice(&maps[(y - 1) * width..][..width]);
-            row[BLOCK + width..].fill(0.0);
+            row[BLOCK + width..].fill(T::default());
         } else {
-            row.fill(0.0);
+            row.fill(T::default());
         }
     }
 }
@@ -252,7 +252,7 @@ pub fn pieces(total: usize, most: usize) -> impl Iterator<Item = (usize, usize)>
 }
 
 /// Every second pixel of every second row, of as many maps as there are.
-pub fn subsample(from: Extent, input: &[f32], output: &mut [f32]) {
+pub fn subsample<T: Copy>(from: Extent, input: &[T], output: &mut [T]) {
     let (input, _) = input.as_chunks::<BLOCK>();
     let (output, _) = output.as_chunks_mut::<BLOCK>();
     let to = from.halved();

@@ -17,8 +17,12 @@ pub enum Algorithm {
     Direct,
     /// A 3x3 convolution with stride 1 by Winograd's F(4x4, 3x3).
     Winograd,
+    /// A 3x3 convolution with stride 1 by Winograd's F(2x2, 3x3), in bfloat16.
+    WinogradBf16,
     /// Every second pixel, which takes no arithmetic.
     Subsample,
+    /// From f32 to bfloat16.
+    Round,
 }
 
 impl fmt::Display for Algorithm {
@@ -28,7 +32,9 @@ impl fmt::Display for Algorithm {
             Algorithm::Pointwise => "1x1",
             Algorithm::Direct => "direct",
             Algorithm::Winograd => "Winograd",
+            Algorithm::WinogradBf16 => "Winograd 2x2",
             Algorithm::Subsample => "sample",
+            Algorithm::Round => "round",
         })
     }
 }
@@ -140,6 +146,7 @@ impl Step {
                 )
             }
             Operation::Subsample => (Algorithm::Subsample, 0.0, 0.0),
+            Operation::Bf16(operation) => operation.flop(pixels),
         };
         StepProfile {
             name: self.name.clone(),

@@ -8,6 +8,8 @@ use crate::model::plan::{Algorithm, StepProfile};
 use crate::model::reference::{self, relative_l2};
 use crate::model::seeded::{draw, seeded};
 
+mod bf16;
+
 const TOPOLOGIES: [Topology; 2] = [Topology::V1, Topology::V1_5];
 
 fn caffe(side: usize) -> InputSpec {
@@ -34,6 +36,7 @@ fn executor(
         input,
         threads,
         isa,
+        Precision::F32,
     )
     .expect("weights fit and the instruction set is there")
 }
@@ -306,6 +309,7 @@ fn the_sizes_of_the_caches_show_in_no_bit() {
                     75,
                     &Normalization::CAFFE,
                     isa,
+                    Precision::F32,
                     &caches,
                 )
                 .expect("the instruction set is there");
@@ -357,6 +361,7 @@ fn a_profile_has_the_operations_of_the_published_network_and_the_features_of_a_r
             224,
             &Normalization::CAFFE,
             isa,
+            Precision::F32,
             &CacheSizes::ASSUMED,
         )
         .expect("it was detected");
