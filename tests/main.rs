@@ -10,6 +10,7 @@ mod hosts;
 mod outcomes;
 mod parity;
 mod pipeline;
+mod precision;
 mod resume;
 mod sample;
 mod scripts;

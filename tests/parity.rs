@@ -45,7 +45,7 @@ fn golden(file: &Path, key: &str) -> Vec<f64> {
 }
 
 /// The rows of a list column over all shards, in the order of the images.
-fn features(output: &Path) -> Vec<Vec<f64>> {
+pub fn features(output: &Path) -> Vec<Vec<f64>> {
     let mut shards: Vec<PathBuf> = std::fs::read_dir(output.join("features"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -73,7 +73,25 @@ fn features(output: &Path) -> Vec<Vec<f64>> {
     rows
 }
 
-fn relative_l2(found: &[f64], expected: &[f64]) -> f64 {
+/// The scores of a run: for each component those of all images, in the order of the images.
+pub fn scores(output: &Path) -> Vec<Vec<f64>> {
+    let file = std::fs::File::open(output.join("scores.parquet")).unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    let mut components: Vec<Vec<f64>> = Vec::new();
+    for batch in reader.build().unwrap() {
+        let batch = batch.unwrap();
+        let lists = batch.column_by_name("pca").unwrap().as_fixed_size_list();
+        let k = lists.value_length() as usize;
+        components.resize(k, Vec::new());
+        let values = lists.values().as_primitive::<Float32Type>().values();
+        for (at, &value) in values.iter().enumerate() {
+            components[at % k].push(f64::from(value));
+        }
+    }
+    components
+}
+
+pub fn relative_l2(found: &[f64], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let difference: f64 = found
         .iter()
@@ -181,25 +199,11 @@ fn scores_of_the_photographs_are_those_of_a_float64_svd() {
         reference.run(&output, &["--pool", pool, "-k", "7"]);
         let key = format!("{case}.standardized.scores");
         let expected = golden(&reference.golden.join("pca.safetensors"), &key);
-        let file = std::fs::File::open(output.join("scores.parquet")).unwrap();
-        let mut found = Vec::new();
-        for batch in ParquetRecordBatchReaderBuilder::try_new(file)
-            .unwrap()
-            .build()
-            .unwrap()
-        {
-            let batch = batch.unwrap();
-            let lists = batch.column_by_name("pca").unwrap().as_fixed_size_list();
-            assert_eq!(lists.value_length(), 7);
-            found.extend(
-                lists
-                    .values()
-                    .as_primitive::<Float32Type>()
-                    .values()
-                    .iter()
-                    .map(|&v| f64::from(v)),
-            );
-        }
+        let components = scores(&output);
+        assert_eq!(components.len(), 7);
+        let found: Vec<f64> = (0..components[0].len())
+            .flat_map(|image| components.iter().map(move |scores| scores[image]))
+            .collect();
         // The limit of the reference for scores from float32 features is 2e-5; layer4 has random
         // convolutions that enlarge the differences of the features, which are up to 6.4e-6 here.
         let error = relative_l2(&found, &expected);
