@@ -217,6 +217,25 @@ fn whitened_scores_have_unit_variance() {
 }
 
 #[test]
+fn random_projections_state_their_error_and_pass_the_exact_checks() {
+    let images = Images::new(30);
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    P8::small(2, images.path(), &output)
+        .args(["-k", "3", "--solver", "randomized", "--verify", "true"])
+        .succeed();
+    let metrics = metrics(&output);
+    assert_eq!(metrics["model"]["solver"], "randomized");
+    let certificate = &metrics["certificate"];
+    assert_eq!(certificate["approximation"]["directions"], 13);
+    assert!(certificate["approximation"]["residual"].as_f64().unwrap() < 0.1);
+    for check in ["pca_residual", "left_orthogonality", "reconstruction"] {
+        let check = &certificate["exact"][check];
+        assert!(check["value"].as_f64().unwrap() <= check["limit"].as_f64().unwrap());
+    }
+}
+
+#[test]
 fn variance_decides_the_number_of_components() {
     let images = Images::new(30);
     let folder = tempfile::tempdir().unwrap();

@@ -233,7 +233,7 @@ fn solvers(comm: &Comm) -> Result<(), Failure> {
         };
         let mut read = |block: usize| {
             // Any numbers that depend on block, row and column alone.
-            let value = |(row, column)| ((block * 31 + row * 7 + column * column) as f64).sin();
+            let value = |(row, column)| (((block * 31 + row * 7 + 1) * (column + 2)) as f64).sin();
             Ok(Array2::from_shape_fn((ROWS[block], width), value).into())
         };
         let mut fit_with = |comm: &Comm, owner_of_block: &[usize]| {

@@ -103,7 +103,7 @@ pub fn leading(
     let tolerance = UNITS * f64::EPSILON * (n as f64).sqrt();
     let mut next_look = match wanted {
         Wanted::Count(k) => 2 * k,
-        Wanted::Squares(_) => 4 * BLOCK,
+        Wanted::Squares(_) => 4 * krylov.block,
     };
     loop {
         if !krylov.grow()? {
@@ -112,7 +112,7 @@ pub fn leading(
                 krylov.size
             )));
         }
-        if krylov.size < next_look {
+        if krylov.size < next_look && krylov.has_room() {
             continue;
         }
         next_look = (krylov.size as f64 * GROWTH) as usize;
@@ -188,12 +188,17 @@ impl<'a> Krylov<'a> {
         Ok(product)
     }
 
+    /// Whether another block has a place in both bases.
+    fn has_room(&self) -> bool {
+        self.size + self.block <= self.u.ncols()
+    }
+
     /// Adds a block to both bases; false where there is no room for it.
     fn grow(&mut self) -> Result<bool, LinalgError> {
-        let (start, end) = (self.size, self.size + self.block);
-        if end > self.u.ncols() {
+        if !self.has_room() {
             return Ok(false);
         }
+        let (start, end) = (self.size, self.size + self.block);
         let image = self.times(self.transpose, self.v.slice(s![.., start..end]))?;
         let (q, above, within) =
             orthonormalize(self.u.slice(s![.., ..start]), image, &mut self.drawn)?;
@@ -251,7 +256,7 @@ impl<'a> Krylov<'a> {
         let values = small.values[..k].to_vec();
         let (largest, smallest) = (values[0], values[k - 1]);
         let doubt = 8.0 * n as f64 * f64::EPSILON * (largest / smallest).powi(2);
-        if !(doubt <= LARGEST_DOUBT) {
+        if doubt.is_nan() || doubt > LARGEST_DOUBT {
             return Ok(Found::Doubtful(format!(
                 "value {k} is {:.1e} of the largest, too small to tell whether others are as large",
                 smallest / largest
@@ -288,7 +293,7 @@ impl<'a> Krylov<'a> {
         }
         residual /= largest;
         let limit = 4.0 * UNITS * f64::EPSILON * (n as f64).sqrt();
-        if !(residual <= limit) {
+        if residual.is_nan() || residual > limit {
             return Ok(Found::Doubtful(format!(
                 "its residual is {residual:.1e}, more than {limit:.1e}"
             )));
@@ -339,6 +344,9 @@ fn nothing_larger(
 /// in the basis already.
 const NOTHING: f64 = 1e-13;
 
+/// q `[n, b]`, above `[m, b]` and within `[b, b]` of a block over a basis of m vectors.
+type Orthonormalized = (Array2<f64>, Array2<f64>, Array2<f64>);
+
 /// `block = basis above + q within`, with orthonormal q, `[n, b]`, orthogonal to the basis.
 ///
 /// Block Gram-Schmidt with a second pass after the block is normalised (Barlow and Smoktunowicz,
@@ -348,7 +356,7 @@ fn orthonormalize(
     basis: ArrayView2<f64>,
     mut block: Array2<f64>,
     drawn: &mut usize,
-) -> Result<(Array2<f64>, Array2<f64>, Array2<f64>), LinalgError> {
+) -> Result<Orthonormalized, LinalgError> {
     let width = block.ncols();
     let mut above = take_out(basis, &mut block)?;
     let factored = qr::Factored::new(block.clone())?;

@@ -729,7 +729,7 @@ fn the_error_of_random_projections_bounds_what_they_leave_out() {
 #[test]
 fn the_leading_part_of_many_columns_gives_the_model_of_the_whole() {
     let (n, d) = (700, 300);
-    let spectrum: Vec<f64> = (0..d).map(|i| 0.9_f64.powi(i as i32)).collect();
+    let spectrum: Vec<f64> = (0..d).map(|i| 0.9_f64.powi(i)).collect();
     let x = hostile::with_spectrum(n, &spectrum, 33) + 1.5;
     for (x, solver) in [(x.clone(), Solver::Tsqr), (x.t().to_owned(), Solver::Wide)] {
         let rows = blocks(x.nrows(), 64);

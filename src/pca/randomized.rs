@@ -220,7 +220,9 @@ impl Image {
         width: usize,
     ) -> Result<Image, PcaError> {
         let deviations = columns.deviations::<T>(block);
-        // Stored by rows: its transpose is stored by columns.
+        // A block may be stored either way; the transpose of one that is stored by rows is stored by
+        // columns.
+        let deviations = deviations.as_standard_layout();
         let x = deviations.t();
         let mut y = zeros::<T>(deviations.nrows(), directions.ncols());
         let (one, none) = (T::one(), T::zero());
