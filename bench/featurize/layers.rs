@@ -90,6 +90,9 @@ fn compile(topology: Topology, precision: Precision, isa: Isa) -> Plan {
     plan.unwrap_or_else(|| unreachable!("the instruction set was detected"))
 }
 
+/// The steps of the network, and the seconds of all together.
+type Round = (Vec<StepProfile>, f64);
+
 /// Seconds of an image on one thread: of every step, and of all, each the median over threads and
 /// rounds.
 fn measure(plan: &Plan, threads: usize, rounds: usize) -> (Vec<StepProfile>, f64) {
@@ -118,14 +121,13 @@ fn measure(plan: &Plan, threads: usize, rounds: usize) -> (Vec<StepProfile>, f64
         }
         measured
     };
-    let measured: Vec<(Vec<StepProfile>, f64)> = std::thread::scope(|scope| {
+    let measured: Vec<Round> = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         let joined = handles.into_iter().map(|handle| handle.join());
         joined.filter_map(Result::ok).flatten().collect()
     });
-    let middle = |of: &dyn Fn(&(Vec<StepProfile>, f64)) -> f64| {
-        median(measured.iter().map(of).collect()) / GROUP as f64
-    };
+    let middle =
+        |of: &dyn Fn(&Round) -> f64| median(measured.iter().map(of).collect()) / GROUP as f64;
     let steps = measured[0]
         .0
         .iter()

@@ -24,11 +24,13 @@ pub struct Window {
     pub weights: Range<usize>,
 }
 
-/// The loops for one instruction set.
+/// Pixels, where each output looks, the table of weights, outputs.
+type MixPixels = unsafe fn(&[[i32; 4]], &[Window], &[i32], &mut [[u8; 3]]);
+
+/// The loops for one instruction set, which each of them needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Resampling {
-    /// Both need the instruction set.
-    mix_pixels: unsafe fn(&[[i32; 4]], &[Window], &[i32], &mut [[u8; 3]]),
+    mix_pixels: MixPixels,
     add_row: unsafe fn(&mut [i32], &[u8], i32),
     to_levels: unsafe fn(&[i32], &mut [u8]),
 }

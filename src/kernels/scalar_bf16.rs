@@ -123,8 +123,8 @@ pub(super) unsafe fn winograd_bf16_input_4x4_scalar(
                 |y: usize, x: usize| (*input.add(y * row_stride + x * BLOCK + channel)).to_f32();
             let columns: [_; POINTS] =
                 std::array::from_fn(|x| evaluate(std::array::from_fn(|y| load(y, x))));
-            for y in 0..POINTS {
-                let row = evaluate(std::array::from_fn(|x| columns[x][y]));
+            let row = |y: usize| evaluate(columns.map(|column| column[y]));
+            for (y, row) in (0..POINTS).map(|y| (y, row(y))) {
                 for (x, &value) in row.iter().enumerate() {
                     *products.add((POINTS * y + x) * stride + channel) = round(value);
                 }
@@ -152,8 +152,8 @@ pub(super) unsafe fn winograd_bf16_output_2x2_scalar(
             let load = |y: usize, x: usize| *products.add((POINTS * y + x) * stride + channel);
             let columns: [_; POINTS] =
                 std::array::from_fn(|x| interpolate(std::array::from_fn(|y| load(y, x))));
-            for y in 0..OUTPUTS {
-                let row = interpolate(std::array::from_fn(|x| columns[x][y]));
+            let row = |y: usize| interpolate(columns.map(|column| column[y]));
+            for (y, row) in (0..OUTPUTS).map(|y| (y, row(y))) {
                 for (x, &value) in row.iter().enumerate() {
                     let value = cut(value + *bias.add(channel));
                     *output.add(y * row_stride + x * BLOCK + channel) = round(value);
