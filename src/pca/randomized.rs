@@ -107,7 +107,7 @@ pub(super) fn solve<T: Scalar>(
         concatenate(Axis(1), &[basis.view(), outside.view()]).expect("both are matrices of d rows");
     let image = walk.pass::<T>(read, &columns, by_columns(extended.view()).view(), width)?;
     let result = image
-        .map(|image| finish(image, &basis, columns.norm, k, (n, d)))
+        .map(|image| finish(image, &basis, columns.norm, settings, (n, d)))
         .transpose()?;
     share(&walk, result, columns, settings, (n, d))
 }
@@ -482,7 +482,7 @@ fn finish(
     image: Image,
     basis: &Array2<f64>,
     norm: f64,
-    k: usize,
+    settings: &PcaSettings,
     (n, d): (usize, usize),
 ) -> Result<Finished, PcaError> {
     let width = basis.ncols();
@@ -511,6 +511,16 @@ fn finish(
         .zip(&svd.values)
         .map(|(length, value)| relative(length, *value))
         .collect();
+    let spectrum = Spectrum {
+        // As many directions as there are singular values leave none out.
+        complete: width == n.min(d),
+        values: svd.values.clone(),
+        norm,
+    };
+    // Below the numerical rank a residual is rounding over rounding.
+    let kept = residuals
+        .into_iter()
+        .take(spectrum.choose(settings, n, d).k);
     let outside = norms::of_columns(image.r.slice(s![.., width..]));
     let longest = outside.into_iter().fold(0.0, f64::max);
     // Halko, Martinsson and Tropp 2011, equation 4.3 with alpha = 10.
@@ -536,15 +546,9 @@ fn finish(
         approximation: Some(Approximation {
             directions: width,
             power_iterations: POWER_ITERATIONS,
-            residual: residuals.into_iter().take(k).fold(0.0, f64::max),
+            residual: kept.fold(0.0, f64::max),
             rest: if largest > 0.0 { bound / largest } else { 0.0 },
         }),
-    };
-    let spectrum = Spectrum {
-        // As many directions as there are singular values leave none out.
-        complete: width == n.min(d),
-        values: svd.values,
-        norm,
     };
     Ok(Finished {
         spectrum,
