@@ -209,14 +209,23 @@ fn add_lanes(sums: &[f64; LANES]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::{Rng, SeedableRng};
+
     use super::*;
-    use crate::linalg::hostile;
+
+    /// Numbers in [-1, 1).
+    fn uniform(count: usize, seed: u64) -> Vec<f64> {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let draw = |_| (random.next_u64() >> 11) as f64 / (1_u64 << 52) as f64 - 1.0;
+        (0..count).map(draw).collect()
+    }
 
     /// Rows with zeros up to whole panels.
     fn padded(n: usize, width: usize, seed: u64) -> Vec<f64> {
-        let rows = hostile::uniform(n, width, seed);
+        let rows = uniform(n * width, seed);
         let mut padded = Vec::new();
-        for row in rows.rows() {
+        for row in rows.chunks_exact(width) {
             padded.extend(row);
             padded.resize(padded.len().next_multiple_of(PANEL), 0.0);
         }
@@ -226,8 +235,8 @@ mod tests {
     #[test]
     fn every_instruction_set_gives_the_bits_of_the_definition() {
         for (n, width, k) in [(1, 1, 1), (3, 31, 2), (4, 32, 4), (9, 100, 7), (8, 64, 0)] {
-            let components = hostile::uniform(k, width, 1);
-            let packed = PackedComponents::new(components.as_slice().unwrap(), k, width);
+            let components = uniform(k * width, 1);
+            let packed = PackedComponents::new(&components, k, width);
             let rows = padded(n, width, 2);
             let columns = packed.padded_width();
             for isa in Isa::available() {
@@ -237,14 +246,14 @@ mod tests {
                     let row = &rows[r * columns..][..width];
                     for c in 0..k {
                         let mut sums = [0.0; LANES];
-                        for (j, (x, v)) in row.iter().zip(components.row(c)).enumerate() {
+                        for (j, (x, v)) in row.iter().zip(&components[c * width..]).enumerate() {
                             sums[j % LANES] = x.mul_add(*v, sums[j % LANES]);
                         }
                         assert_eq!(scores[r * k + c], add_lanes(&sums), "{isa:?}");
                     }
                     for j in 0..width {
                         let left = (0..k).fold(row[j], |x, c| {
-                            (-scores[r * k + c]).mul_add(components[[c, j]], x)
+                            (-scores[r * k + c]).mul_add(components[c * width + j], x)
                         });
                         assert_eq!(rest[r * columns + j], left, "{isa:?}");
                     }
