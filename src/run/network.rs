@@ -74,39 +74,26 @@ pub fn instruction_set(settings: &Settings, comm: &Comm) -> Result<Isa, Failure>
 }
 
 /// The instruction set again where every rank has bfloat16 kernels for it. There is nothing to fall
-/// back on: f32 takes twice as long and gives other features, and plain loops a hundred times.
+/// back on: f32 takes twice as long and gives other features, and plain loops, which are for tests,
+/// a hundred times; they have to be pinned.
 fn can_compute_in_bf16(settings: &Settings, comm: &Comm, isa: Isa) -> Result<Isa, Failure> {
-    let can = u64::from(KernelsBf16::of(isa).is_some());
-    let Some(rank) = comm
-        .all_gather_u64(&[can])
-        .concat()
-        .iter()
-        .position(|&can| can == 0)
-    else {
-        // Plain loops are for tests: nobody gets them without asking.
-        if isa > Isa::Scalar || settings.isa == Some(isa) {
-            return Ok(isa);
-        }
-        return Err(no_bf16(
-            "not every rank has AVX-512 with its extension AVX512-BF16",
-        ));
-    };
-    let cause = match settings.isa {
-        Some(pinned) if pinned < Isa::Avx512 => {
+    let has = u64::from(KernelsBf16::of(Isa::Avx512).is_some());
+    let all = comm.all_gather_u64(&[has]).concat();
+    let lacking = all.iter().position(|&has| has == 0);
+    let cause = match (settings.isa, lacking) {
+        (Some(Isa::Scalar), _) | (_, None) if KernelsBf16::of(isa).is_some() => return Ok(isa),
+        (Some(pinned), _) if pinned != Isa::Avx512 => {
             format!("there are no bfloat16 kernels for {pinned}, which P8_ISA pins")
         }
-        _ => format!(
-            "the processor of rank {rank} does not have AVX-512 with its extension AVX512-BF16"
+        (_, rank) => format!(
+            "the processor of rank {} does not have AVX-512 with its extension AVX512-BF16",
+            rank.unwrap_or(0)
         ),
     };
-    Err(no_bf16(&cause))
-}
-
-fn no_bf16(cause: &str) -> Failure {
-    Failure::new(
+    Err(Failure::new(
         Kind::Usage,
         format!("cannot compute with --precision bf16: {cause}; use --precision f32"),
-    )
+    ))
 }
 
 /// Loads the weights on rank 0 and broadcasts them.
