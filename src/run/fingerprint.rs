@@ -9,7 +9,7 @@ use crate::output::shard::Provenance;
 use sha2::{Digest, Sha256};
 
 /// Raised when p8 computes other features from the same settings.
-const FEATURES_VERSION: u32 = 1;
+const FEATURES_VERSION: u32 = 2;
 
 /// Everything but the images that decides the features, by name; `fingerprint` covers all of it and
 /// the arithmetic of this machine as well. The names are those of the options.
