@@ -2,8 +2,8 @@
 //!
 //! Every sum has one order, whatever the instruction set, and products and additions are fused on all
 //! of them (`f64::mul_add`, which a processor without such an instruction computes slowly), so the bits
-//! are the same everywhere. The vector code is what the compiler makes of these loops for AVX-512 and
-//! AVX2; on other processors, NEON included, it is what it makes of them by default.
+//! are the same everywhere. AVX-512 and AVX2 have vectors of their own here; for other processors, NEON
+//! included, the vectors are arrays, and their code is what the compiler makes of them.
 
 use super::Isa;
 
@@ -56,6 +56,108 @@ impl PackedComponents {
     }
 }
 
+/// A vector of [`LANES`] numbers, on one instruction set.
+///
+/// # Safety
+/// The functions may be called only where the processor has that instruction set.
+trait Lanes: Copy {
+    unsafe fn load(from: &[f64; LANES]) -> Self;
+    unsafe fn splat(value: f64) -> Self;
+    /// `self * other + sum`, rounded once.
+    unsafe fn mul_add(self, other: Self, sum: Self) -> Self;
+    unsafe fn store(self, to: &mut [f64; LANES]);
+}
+
+impl Lanes for [f64; LANES] {
+    #[inline(always)]
+    unsafe fn load(from: &[f64; LANES]) -> Self {
+        *from
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f64) -> Self {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, other: Self, sum: Self) -> Self {
+        std::array::from_fn(|lane| self[lane].mul_add(other[lane], sum[lane]))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: &mut [f64; LANES]) {
+        *to = self;
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    //! The vectors of AVX-512 and AVX2.
+
+    use std::arch::x86_64::{
+        __m256d, __m512d, _mm256_fmadd_pd, _mm256_loadu_pd, _mm256_set1_pd, _mm256_storeu_pd,
+        _mm512_fmadd_pd, _mm512_loadu_pd, _mm512_set1_pd, _mm512_storeu_pd,
+    };
+
+    use super::{LANES, Lanes};
+
+    // SAFETY, for every block below: the array has the eight numbers that are read or written, and
+    // the caller has the instruction set.
+    impl Lanes for __m512d {
+        #[inline(always)]
+        unsafe fn load(from: &[f64; LANES]) -> Self {
+            unsafe { _mm512_loadu_pd(from.as_ptr()) }
+        }
+
+        #[inline(always)]
+        unsafe fn splat(value: f64) -> Self {
+            unsafe { _mm512_set1_pd(value) }
+        }
+
+        #[inline(always)]
+        unsafe fn mul_add(self, other: Self, sum: Self) -> Self {
+            unsafe { _mm512_fmadd_pd(self, other, sum) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: &mut [f64; LANES]) {
+            unsafe { _mm512_storeu_pd(to.as_mut_ptr(), self) }
+        }
+    }
+
+    impl Lanes for [__m256d; 2] {
+        #[inline(always)]
+        unsafe fn load(from: &[f64; LANES]) -> Self {
+            let from = from.as_ptr();
+            unsafe { [_mm256_loadu_pd(from), _mm256_loadu_pd(from.add(4))] }
+        }
+
+        #[inline(always)]
+        unsafe fn splat(value: f64) -> Self {
+            unsafe { [_mm256_set1_pd(value); 2] }
+        }
+
+        #[inline(always)]
+        unsafe fn mul_add(self, other: Self, sum: Self) -> Self {
+            unsafe {
+                [
+                    _mm256_fmadd_pd(self[0], other[0], sum[0]),
+                    _mm256_fmadd_pd(self[1], other[1], sum[1]),
+                ]
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: &mut [f64; LANES]) {
+            let to = to.as_mut_ptr();
+            unsafe {
+                _mm256_storeu_pd(to, self[0]);
+                _mm256_storeu_pd(to.add(4), self[1]);
+            }
+        }
+    }
+}
+
 /// Replaces padded rows `[n, padded_width]` by what the components leave of them, and writes the
 /// scores `[n, k]`. A row's results do not depend on the other rows. 4 d k operations a row.
 ///
@@ -68,32 +170,38 @@ pub fn project(isa: Isa, components: &PackedComponents, rows: &mut [f64], scores
         scores.len() * width == rows.len() * components.k && (width > 0 || rows.is_empty()),
         "as many rows of scores as rows"
     );
-    match isa {
-        // SAFETY: the instruction set is there, checked above.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { project_avx512(components, rows, scores) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { project_avx2(components, rows, scores) },
-        _ => project_tiled::<2, 2>(components, rows, scores),
+    // SAFETY: the instruction set is there, checked above; the last one needs none.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => project_avx512(components, rows, scores),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => project_avx2(components, rows, scores),
+            _ => project_tiled::<[f64; LANES], 2, 2>(components, rows, scores),
+        }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 fn project_avx512(components: &PackedComponents, rows: &mut [f64], scores: &mut [f64]) {
-    project_tiled::<4, 4>(components, rows, scores);
+    // SAFETY: this function has the instruction set.
+    unsafe { project_tiled::<std::arch::x86_64::__m512d, 4, 5>(components, rows, scores) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn project_avx2(components: &PackedComponents, rows: &mut [f64], scores: &mut [f64]) {
-    project_tiled::<2, 2>(components, rows, scores);
+    // SAFETY: this function has the instruction set.
+    unsafe { project_tiled::<[std::arch::x86_64::__m256d; 2], 2, 2>(components, rows, scores) }
 }
 
 /// Takes R rows and C components at a time.
+///
+/// # Safety
+/// As [`Lanes`] says; so for all functions with vectors.
 #[inline(always)]
-fn project_tiled<const R: usize, const C: usize>(
+unsafe fn project_tiled<V: Lanes, const R: usize, const C: usize>(
     components: &PackedComponents,
     rows: &mut [f64],
     scores: &mut [f64],
@@ -107,80 +215,104 @@ fn project_tiled<const R: usize, const C: usize>(
     let (scores, last_scores) = scores.split_at_mut(together * k);
     let groups = rows.chunks_exact_mut(R * width);
     for (rows, scores) in groups.zip(scores.chunks_exact_mut(R * k)) {
-        project_rows::<R, C>(components, rows, scores);
+        // SAFETY: the caller has the instruction set.
+        unsafe { project_rows::<V, R, C>(components, rows, scores) };
     }
     let singles = last_rows.chunks_exact_mut(width);
     for (row, scores) in singles.zip(last_scores.chunks_exact_mut(k)) {
-        project_rows::<1, C>(components, row, scores);
+        // SAFETY: as above.
+        unsafe { project_rows::<V, 1, C>(components, row, scores) };
     }
 }
 
 #[inline(always)]
-fn project_rows<const R: usize, const C: usize>(
+unsafe fn project_rows<V: Lanes, const R: usize, const C: usize>(
     components: &PackedComponents,
     rows: &mut [f64],
     scores: &mut [f64],
 ) {
     let k = components.k;
-    for first in (0..k / C * C).step_by(C) {
-        dots::<R, C>(components, rows, first, scores);
+    // SAFETY: the caller has the instruction set.
+    unsafe {
+        for first in (0..k / C * C).step_by(C) {
+            dots::<V, R, C>(components, rows, first, scores);
+        }
+        for first in k / C * C..k {
+            dots::<V, R, 1>(components, rows, first, scores);
+        }
+        subtract::<V, R>(components, rows, scores);
     }
-    for first in k / C * C..k {
-        dots::<R, 1>(components, rows, first, scores);
-    }
-    subtract::<R>(components, rows, scores);
 }
 
 /// The dot products of R rows with C components from `first` on.
 #[inline(always)]
-fn dots<const R: usize, const C: usize>(
+unsafe fn dots<V: Lanes, const R: usize, const C: usize>(
     components: &PackedComponents,
     rows: &[f64],
     first: usize,
     scores: &mut [f64],
 ) {
     let width = components.padded_width();
-    let mut sums = [[[0.0; LANES]; C]; R];
-    for panel in 0..components.panels {
-        let v: [&[f64; PANEL]; C] = std::array::from_fn(|c| components.of(panel, first + c));
-        let x: [&[f64; PANEL]; R] =
-            std::array::from_fn(|r| panel_of(&rows[r * width + panel * PANEL..]));
-        for start in (0..PANEL).step_by(LANES) {
-            for r in 0..R {
-                for c in 0..C {
-                    for lane in 0..LANES {
-                        let sum = &mut sums[r][c][lane];
-                        *sum = x[r][start + lane].mul_add(v[c][start + lane], *sum);
+    // SAFETY: the caller has the instruction set.
+    unsafe {
+        let mut sums = [[V::splat(0.0); C]; R];
+        for panel in 0..components.panels {
+            let v: [&[[f64; LANES]]; C] =
+                std::array::from_fn(|c| lanes_of(components.of(panel, first + c)));
+            let x: [&[[f64; LANES]]; R] =
+                std::array::from_fn(|r| lanes_of(panel_of(&rows[r * width + panel * PANEL..])));
+            for part in 0..PANEL / LANES {
+                let v: [V; C] = std::array::from_fn(|c| V::load(&v[c][part]));
+                for r in 0..R {
+                    let x = V::load(&x[r][part]);
+                    for c in 0..C {
+                        sums[r][c] = x.mul_add(v[c], sums[r][c]);
                     }
                 }
             }
         }
-    }
-    for (r, sums) in sums.iter().enumerate() {
-        for (c, sums) in sums.iter().enumerate() {
-            scores[r * components.k + first + c] = add_lanes(sums);
+        for (r, sums) in sums.iter().enumerate() {
+            for (c, sums) in sums.iter().enumerate() {
+                let mut lanes = [0.0; LANES];
+                sums.store(&mut lanes);
+                scores[r * components.k + first + c] = add_lanes(&lanes);
+            }
         }
     }
 }
 
 /// Subtracts every component times its score from R rows.
 #[inline(always)]
-fn subtract<const R: usize>(components: &PackedComponents, rows: &mut [f64], scores: &[f64]) {
+unsafe fn subtract<V: Lanes, const R: usize>(
+    components: &PackedComponents,
+    rows: &mut [f64],
+    scores: &[f64],
+) {
+    const PARTS: usize = PANEL / LANES;
     let (width, k) = (components.padded_width(), components.k);
-    for panel in 0..components.panels {
-        let mut x: [[f64; PANEL]; R] =
-            std::array::from_fn(|r| *panel_of(&rows[r * width + panel * PANEL..]));
-        for component in 0..k {
-            let v = components.of(panel, component);
-            for r in 0..R {
-                let score = -scores[r * k + component];
-                for column in 0..PANEL {
-                    x[r][column] = score.mul_add(v[column], x[r][column]);
+    // SAFETY: the caller has the instruction set.
+    unsafe {
+        for panel in 0..components.panels {
+            let mut x: [[V; PARTS]; R] = std::array::from_fn(|r| {
+                let row = lanes_of(panel_of(&rows[r * width + panel * PANEL..]));
+                std::array::from_fn(|part| V::load(&row[part]))
+            });
+            for component in 0..k {
+                let v = lanes_of(components.of(panel, component));
+                let v: [V; PARTS] = std::array::from_fn(|part| V::load(&v[part]));
+                for r in 0..R {
+                    let score = V::splat(-scores[r * k + component]);
+                    for part in 0..PARTS {
+                        x[r][part] = score.mul_add(v[part], x[r][part]);
+                    }
                 }
             }
-        }
-        for (r, x) in x.iter().enumerate() {
-            rows[r * width + panel * PANEL..][..PANEL].copy_from_slice(x);
+            for (r, x) in x.iter().enumerate() {
+                let row = &mut rows[r * width + panel * PANEL..][..PANEL];
+                for (x, to) in x.iter().zip(row.as_chunks_mut::<LANES>().0) {
+                    x.store(to);
+                }
+            }
         }
     }
 }
@@ -188,6 +320,11 @@ fn subtract<const R: usize>(components: &PackedComponents, rows: &mut [f64], sco
 #[inline(always)]
 fn panel_of(rest: &[f64]) -> &[f64; PANEL] {
     rest.first_chunk().expect("rows are padded to whole panels")
+}
+
+#[inline(always)]
+fn lanes_of(panel: &[f64; PANEL]) -> &[[f64; LANES]] {
+    panel.as_chunks().0
 }
 
 /// The squared norm of a padded row, with the sums of [`project`]'s dot products.
