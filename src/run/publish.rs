@@ -74,7 +74,7 @@ pub struct Counts {
 /// Projects on all ranks, checks the model, and writes the results on rank 0.
 ///
 /// # Errors
-/// On all ranks, when the certificate fails (nothing is published then) or a file cannot be written.
+/// On all ranks, when the certificate fails; nothing is published then.
 pub fn publish(run: &Finished) -> Result<(), Failure> {
     let comm = run.context.comm;
     let projected = project(run.context, run.blocks, run.model, run.folder.root());
@@ -84,11 +84,13 @@ pub fn publish(run: &Finished) -> Result<(), Failure> {
         Task::Transform => None,
     };
     let ranks = Ranks::gather(run);
-    comm.agree(match ranks {
+    // A failure ends the job from here: the others may wait for rank 0 to take their blocks.
+    comm.or_end(match ranks {
         Some(ranks) => write_results(run, spill, certificate, ranks),
         // The others only hand over their blocks.
         None => collect(comm, run.blocks, spill, |_| Ok(())),
-    })?;
+    });
+    comm.barrier();
     if comm.rank() == 0 {
         announce::results_of(run);
     }
