@@ -74,7 +74,7 @@ pub fn instruction_set(settings: &Settings, comm: &Comm) -> Result<Isa, Failure>
 }
 
 /// The instruction set again where every rank has bfloat16 kernels for it. There is nothing to fall
-/// back on: f32 takes twice as long and gives other features, and plain loops, which are for tests,
+/// back on: f32 takes longer and gives other features, and plain loops, which are for tests,
 /// a hundred times; they have to be pinned.
 fn can_compute_in_bf16(settings: &Settings, comm: &Comm, isa: Isa) -> Result<Isa, Failure> {
     let has = u64::from(KernelsBf16::of(Isa::Avx512).is_some());
