@@ -74,8 +74,8 @@ pub fn instruction_set(settings: &Settings, comm: &Comm) -> Result<Isa, Failure>
 }
 
 /// The instruction set again where every rank has bfloat16 kernels for it. There is nothing to fall
-/// back on: f32 takes longer and gives other features, and plain loops, which are for tests,
-/// a hundred times; they have to be pinned.
+/// back on: f32 takes longer and gives other features, and plain loops, which are for tests and have
+/// to be pinned, take a hundred times as long.
 fn can_compute_in_bf16(settings: &Settings, comm: &Comm, isa: Isa) -> Result<Isa, Failure> {
     let has = u64::from(KernelsBf16::of(Isa::Avx512).is_some());
     let all = comm.all_gather_u64(&[has]).concat();
