@@ -120,6 +120,9 @@ fn export(
         WeightsChoice::Named(named) => {
             return Err(format!("give the file of the weights {}", named.name()).into());
         }
+        WeightsChoice::S3(address) => {
+            return Err(format!("give a local copy of {address}").into());
+        }
     };
     fs::create_dir_all(to)?;
     let bytes: Vec<(&String, Vec<u8>)> = tensors

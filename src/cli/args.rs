@@ -17,6 +17,8 @@ Examples:
   mpirun -np 3 p8                                     the sample images in training_data
   mpirun -np 3 p8 --input photos --output result      your own images
   mpirun -np 3 p8 --input photos -k 7 --pool none     as the Spark notebook did
+  mpirun -np 3 p8 --input s3://bucket/photos --output s3://bucket/result
+                                                      images and results in S3
   p8 --input photos --dry-run                         what would be done, and how long it takes
   mpirun -np 3 p8 pca --features p8-out -k 7 --output other
                                                       other components of the same features
@@ -60,7 +62,7 @@ pub enum Command {
 /// The options of `p8 run`. `None` means "not typed".
 #[derive(Debug, Default, Args)]
 pub struct RunArgs {
-    /// Folder or file with images; may be given several times [default: training_data]
+    /// Folder or file with images, or s3://bucket/prefix; may be given several times [default: training_data]
     #[arg(long, value_name = "PATH", help_heading = "Images")]
     pub input: Vec<PathBuf>,
     /// Take only files that match, e.g. '*.jpg' or 'cats/**/*.png' [default: every image format]
@@ -82,7 +84,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "BOOL", value_parser = truth(), help_heading = "Results")]
     pub resume: Option<bool>,
 
-    /// keras, torchvision-v1, torchvision-v2, seeded:N, or a .safetensors, .pth or .h5 file [default: keras]
+    /// keras, torchvision-v1, torchvision-v2, seeded:N, or a .safetensors, .pth or .h5 file, also in S3 [default: keras]
     #[arg(long, value_name = "WEIGHTS", help_heading = "Network")]
     pub weights: Option<WeightsChoice>,
     /// Where ResNet-50 strides [default: as the weights were trained]
@@ -106,6 +108,8 @@ pub struct RunArgs {
 
     #[command(flatten)]
     pub pca: PcaOptions,
+    #[command(flatten)]
+    pub s3: S3Options,
 
     /// Show the plan, its memory and time; compute nothing
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Running")]
@@ -117,12 +121,29 @@ pub struct RunArgs {
 /// Where results go.
 #[derive(Debug, Default, Args)]
 pub struct ResultOptions {
-    /// Folder for the results [default: p8-out]
+    /// Folder for the results, or s3://bucket/prefix [default: p8-out]
     #[arg(long, value_name = "PATH", help_heading = "Results")]
     pub output: Option<PathBuf>,
     /// Replace a result that was made with other settings
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Results")]
     pub overwrite: bool,
+}
+
+/// How objects in S3 are reached.
+#[derive(Debug, Default, Args)]
+pub struct S3Options {
+    /// Address of a store other than Amazon's [default: Amazon's]
+    #[arg(long, value_name = "URL", value_parser = endpoint, help_heading = "S3")]
+    pub endpoint_url: Option<String>,
+    /// Region of the buckets [default: as AWS programs find it]
+    #[arg(long, value_name = "REGION", help_heading = "S3")]
+    pub region: Option<String>,
+    /// Put the bucket into the path of a request, as many other stores need it
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "S3")]
+    pub path_style: bool,
+    /// Use no credentials, for public buckets
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "S3")]
+    pub anonymous: bool,
 }
 
 /// How components are found.
@@ -185,6 +206,8 @@ pub struct PcaArgs {
     pub results: ResultOptions,
     #[command(flatten)]
     pub pca: PcaOptions,
+    #[command(flatten)]
+    pub s3: S3Options,
     /// Show the plan and its memory; compute nothing
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Running")]
     pub dry_run: bool,
@@ -195,10 +218,10 @@ pub struct PcaArgs {
 /// The options of `p8 transform`.
 #[derive(Debug, Args)]
 pub struct TransformArgs {
-    /// The fitted model, model.safetensors of a result
+    /// The fitted model, model.safetensors of a result, also in S3
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     pub model: Option<PathBuf>,
-    /// Folder or file with images; may be given several times
+    /// Folder or file with images, or s3://bucket/prefix; may be given several times
     #[arg(long, value_name = "PATH", help_heading = "Images")]
     pub input: Vec<PathBuf>,
     /// Take only files that match, e.g. '*.jpg' or 'cats/**/*.png' [default: every image format]
@@ -248,12 +271,19 @@ pub struct TransformArgs {
     #[arg(long, value_name = "BOOL", value_parser = truth(), help_heading = "Results")]
     pub resume: Option<bool>,
     #[command(flatten)]
+    pub s3: S3Options,
+    #[command(flatten)]
     pub running: RunningOptions,
 }
 
 /// The options of `p8 doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
+    /// A prefix in S3, s3://bucket/prefix, that every rank tries to list [default: none]
+    #[arg(long, value_name = "PATH")]
+    pub input: Vec<PathBuf>,
+    #[command(flatten)]
+    pub s3: S3Options,
     /// Threads of each rank [default: the host's cores divided among its ranks]
     #[arg(long, value_name = "N", value_parser = thread_count)]
     pub threads: Option<usize>,
@@ -280,6 +310,16 @@ fn positive_fraction(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
         _ => Err("expected a number above 0 and up to 1".into()),
+    }
+}
+
+fn endpoint(text: &str) -> Result<String, String> {
+    let is_url = ["http://", "https://"]
+        .iter()
+        .any(|scheme| text.len() > scheme.len() && text.starts_with(scheme));
+    match is_url {
+        true => Ok(text.to_string()),
+        false => Err("expected an address that begins with http:// or https://".into()),
     }
 }
 
@@ -341,7 +381,8 @@ mod tests {
             let takes_value = option.get_action().takes_values();
             let states_default = help.contains("[default: ")
                 || without.contains(&option.get_id().as_str())
-                || help == "Folder or file with images; may be given several times";
+                || help
+                    == "Folder or file with images, or s3://bucket/prefix; may be given several times";
             assert!(
                 !takes_value || states_default,
                 "{option} does not say its default"
@@ -373,6 +414,7 @@ mod tests {
             ["p8", "--threads", "none"],
             ["p8", "--threads", "40000"],
             ["p8", "--precision", "f16"],
+            ["p8", "--endpoint-url", "localhost:9000"],
             ["p8", "--no-such-option", "1"],
         ] {
             assert!(Cli::try_parse_from(arguments).is_err(), "{arguments:?}");

@@ -91,9 +91,14 @@ fn task(
                 .map_err(ArgumentError::Text);
         }
         Some(Command::Doctor(doctor)) => {
+            let inputs = doctor.input.iter().map(|path| resolve::location(path));
             return Ok(Task::Doctor(run::doctor::DoctorSettings {
                 threads: doctor.threads,
                 cache_folder: resolve::cache_folder(environment),
+                inputs: inputs
+                    .collect::<Result<_, _>>()
+                    .map_err(ArgumentError::Text)?,
+                store: resolve::store(doctor.s3, environment),
             }));
         }
     };

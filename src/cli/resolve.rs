@@ -1,6 +1,6 @@
 //! From what was typed to settings in which nothing is left undecided.
 
-use super::args::{PcaArgs, RunArgs, TransformArgs};
+use super::args::{PcaArgs, RunArgs, S3Options, TransformArgs};
 use super::sources::Source;
 use crate::dataset::label::LabelRule;
 use crate::image::Exif;
@@ -13,6 +13,8 @@ use crate::run::settings::{
 };
 use crate::run::stored::PcaTask;
 use crate::run::transform::TransformTask;
+use crate::store::s3::{Address, S3Settings};
+use crate::store::{Location, Store};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -33,24 +35,23 @@ pub fn resolve(
 ) -> Result<Settings, String> {
     let is_sample_run = args.input.is_empty() && args.weights.is_none();
     let inputs = if args.input.is_empty() {
-        vec![PathBuf::from(SAMPLE_INPUT)]
+        vec![Location::Local(SAMPLE_INPUT.into())]
     } else {
-        args.input.iter().map(|path| plain(path)).collect()
+        let inputs = args.input.iter().map(|path| location(path));
+        inputs.collect::<Result<_, _>>()?
     };
-    let output = plain(
+    let output = location(
         &args
             .results
             .output
             .unwrap_or_else(|| PathBuf::from("p8-out")),
-    );
-    for path in inputs.iter().chain([&output]) {
-        refuse_object_store(path)?;
-    }
+    )?;
     let components = match (args.pca.components, args.pca.variance) {
         (Some(count), _) => Components::Count(count),
         (None, fraction) => Components::Variance(fraction.unwrap_or(DEFAULT_VARIANCE)),
     };
     let mut settings = Settings {
+        store: store(args.s3, environment),
         inputs,
         glob: args.glob,
         label: args.label.unwrap_or(LabelRule::Parent),
@@ -112,6 +113,7 @@ pub fn resolve_pca(
         .ok_or("name the features with --features: the output of a run, a folder or a file")?;
     let run = RunArgs {
         results: args.results,
+        s3: args.s3,
         pca: args.pca,
         dry_run: args.dry_run,
         running: args.running,
@@ -132,8 +134,7 @@ pub fn resolve_transform(
     sources: &BTreeMap<String, Source>,
     environment: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<TransformTask, String> {
-    let model = plain(&args.model.ok_or("name the model with --model")?);
-    refuse_object_store(&model)?;
+    let model = location(&args.model.ok_or("name the model with --model")?)?;
     let features = stored(&args.features, args.column)?;
     if features.is_none() && args.input.is_empty() {
         return Err("name images with --input, or stored features with --features".into());
@@ -152,6 +153,7 @@ pub fn resolve_transform(
         preprocess: args.preprocess,
         layer: args.layer,
         pool: args.pool,
+        s3: args.s3,
         running: args.running,
         ..RunArgs::default()
     };
@@ -161,7 +163,7 @@ pub fn resolve_transform(
         // No image is read.
         settings.listed.retain(|setting| setting.name != "input");
     }
-    let mut more = vec![("model", model.display().to_string())];
+    let mut more = vec![("model", model.to_string())];
     more.extend(of_stored(features.as_ref()));
     list_instead(&mut settings, sources, more);
     Ok(TransformTask {
@@ -194,7 +196,10 @@ fn of_stored(features: Option<&StoredFeatures>) -> Vec<(&'static str, String)> {
     };
     let column = features.column.clone();
     vec![
-        ("features", joined(&features.paths)),
+        (
+            "features",
+            joined(features.paths.iter().map(|path| path.display())),
+        ),
         (
             "column",
             column.unwrap_or_else(|| "features, or the only list of float or double".into()),
@@ -218,20 +223,41 @@ fn list_instead(
 }
 
 fn refuse_object_store(path: &Path) -> Result<(), String> {
-    if path.to_string_lossy().starts_with("s3://") {
+    if Address::is_meant(&path.to_string_lossy()) {
         return Err(format!(
-            "cannot use {}: this version reads and writes local files only",
+            "cannot use {}: features are read from local files only; copy them, for example by `aws s3 sync`",
             path.display()
         ));
     }
     Ok(())
 }
 
+/// Where a path or an address points.
+pub fn location(path: &Path) -> Result<Location, String> {
+    match path.to_str().filter(|text| Address::is_meant(text)) {
+        Some(text) => text.parse().map(Location::S3),
+        None => Ok(Location::Local(plain(path))),
+    }
+}
+
+/// How files and objects are reached. The variables are those that every AWS program reads.
+pub fn store(s3: S3Options, environment: &dyn Fn(&str) -> Option<OsString>) -> Store {
+    let variable = |name| environment(name)?.into_string().ok();
+    Store::new(S3Settings {
+        endpoint_url: s3
+            .endpoint_url
+            .or_else(|| variable("AWS_ENDPOINT_URL_S3"))
+            .or_else(|| variable("AWS_ENDPOINT_URL"))
+            .filter(|url| !url.is_empty()),
+        region: s3.region,
+        path_style: s3.path_style,
+        anonymous: s3.anonymous,
+        ..S3Settings::default()
+    })
+}
+
 /// The path without what does not change it: `a/`, `./a` and `a` are one folder, and one setting.
 fn plain(path: &Path) -> PathBuf {
-    if path.to_string_lossy().contains("://") {
-        return path.to_path_buf();
-    }
     let plain: PathBuf = path.components().collect();
     plain.strip_prefix("./").map_or(plain.clone(), |below| {
         if below.as_os_str().is_empty() {
@@ -264,7 +290,7 @@ fn listed(settings: &Settings, sources: &BTreeMap<String, Source>) -> Vec<Settin
         Components::Variance(fraction) => ("variance", fraction.to_string()),
     };
     let rows: Vec<(&str, String)> = vec![
-        ("input", joined(&settings.inputs)),
+        ("input", joined(settings.inputs.iter())),
         (
             "glob",
             settings
@@ -275,7 +301,7 @@ fn listed(settings: &Settings, sources: &BTreeMap<String, Source>) -> Vec<Settin
         ("label", settings.label.to_string()),
         ("exif", settings.exif.as_str().into()),
         ("max-bad-fraction", settings.max_bad_fraction.to_string()),
-        ("output", settings.output.display().to_string()),
+        ("output", settings.output.to_string()),
         ("overwrite", settings.overwrite.to_string()),
         ("resume", settings.resume.to_string()),
         ("weights", settings.weights.to_string()),
@@ -314,9 +340,9 @@ fn listed(settings: &Settings, sources: &BTreeMap<String, Source>) -> Vec<Settin
         .collect()
 }
 
-fn joined(paths: &[PathBuf]) -> String {
-    let paths: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
-    paths.join(", ")
+fn joined(places: impl Iterator<Item = impl ToString>) -> String {
+    let places: Vec<String> = places.map(|place| place.to_string()).collect();
+    places.join(", ")
 }
 
 fn setting(name: &str, value: String, sources: &BTreeMap<String, Source>) -> Setting {
@@ -351,8 +377,8 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_contract() {
         let all = settings(&[]).unwrap();
-        assert_eq!(all.inputs, [PathBuf::from("training_data")]);
-        assert_eq!(all.output, PathBuf::from("p8-out"));
+        assert_eq!(all.inputs, [Location::Local("training_data".into())]);
+        assert_eq!(all.output, Location::Local("p8-out".into()));
         assert!(all.is_sample_run && all.resume && all.pca.standardize);
         assert!(!all.overwrite && !all.pca.whiten && !all.dry_run);
         assert_eq!(all.weights.to_string(), "keras");
@@ -373,8 +399,8 @@ mod tests {
             ("./", "."),
         ] {
             let all = settings(&["--input", typed, "--output", typed]).unwrap();
-            assert_eq!(all.inputs[0].as_os_str(), meant);
-            assert_eq!(all.output.as_os_str(), meant);
+            assert_eq!(all.inputs[0].to_string(), meant);
+            assert_eq!(all.output.to_string(), meant);
         }
     }
 
@@ -415,12 +441,24 @@ mod tests {
     }
 
     #[test]
-    fn object_stores_are_refused_by_name() {
+    fn addresses_in_s3_are_taken_as_they_are_typed() {
+        let typed = "s3://b/a b//./größe/";
+        let all = settings(&[
+            "--input",
+            typed,
+            "--output",
+            typed,
+            "--weights",
+            "s3://b/w.h5",
+        ])
+        .unwrap();
+        assert_eq!(all.inputs, [Location::S3(typed.parse().unwrap())]);
+        assert_eq!(all.output, all.inputs[0]);
+        assert_eq!(all.weights.to_string(), "s3://b/w.h5");
+        let error = settings(&["--input", "s3a://b/p"]).unwrap_err();
         assert!(
-            settings(&["--input", "s3://b/p"])
-                .unwrap_err()
-                .contains("s3://b/p")
+            error.contains("s3a://b/p") && error.contains("s3://bucket"),
+            "{error}"
         );
-        assert!(settings(&["--output", "s3://b/p"]).is_err());
     }
 }

@@ -1,6 +1,9 @@
 //! The images under the inputs, sorted by key.
 
 use super::DatasetError;
+use crate::store::s3::Object;
+use crate::store::{Location, Store, StoreError};
+use bytes::Bytes;
 use globset::{Glob, GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
@@ -13,25 +16,79 @@ use walkdir::WalkDir;
 /// One listed file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// What the image is called in every result: the path as the user would type it. Bytes that are
-    /// not UTF-8 are replaced here, and only here.
+    /// What the image is called in every result: the path or address as the user would type it. Bytes
+    /// that are not UTF-8 are replaced here, and only here.
     pub key: String,
-    /// The path to open, byte for byte.
-    path: Vec<u8>,
     /// Size in bytes.
     pub bytes: u64,
-    /// Time of the last change in nanoseconds since 1970; with key and size it tells whether a
-    /// file is still the one that was featurized.
-    pub modified: i128,
+    source: Source,
+}
+
+/// Where the bytes are, and what tells them from any others of the same name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+enum Source {
+    File {
+        /// The path to open, byte for byte.
+        path: Vec<u8>,
+        /// Time of the last change in nanoseconds since 1970.
+        modified: i128,
+    },
+    Object {
+        place: Location,
+        etag: String,
+    },
+}
+
+impl Source {
+    fn is_of_same_file(&self, other: &Source) -> bool {
+        match (self, other) {
+            (Source::File { path: a, .. }, Source::File { path: b, .. }) => a == b,
+            (Source::Object { place: a, .. }, Source::Object { place: b, .. }) => a == b,
+            _ => false,
+        }
+    }
 }
 
 impl Entry {
-    /// The path to open.
-    pub fn path(&self) -> &Path {
-        Path::new(OsStr::from_bytes(&self.path))
+    /// Reads the file; an object only where it is still the one that was listed.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&self, store: &Store) -> Result<Bytes, StoreError> {
+        match &self.source {
+            Source::File { path, .. } => store.read(&Location::Local(path_of(path).into())),
+            Source::Object { place, etag } => store.read_version(place, Some(etag)),
+        }
     }
 
-    fn new(path: PathBuf, metadata: &Metadata) -> Self {
+    /// Whether it has to be fetched from an object store.
+    pub fn is_remote(&self) -> bool {
+        matches!(self.source, Source::Object { .. })
+    }
+
+    /// What tells whether a file is still the one that was featurized: name, size, and the time of the
+    /// last change or, of an object, the ETag.
+    pub fn identity(&self) -> String {
+        match &self.source {
+            Source::File { path, modified } => {
+                format!("{} {modified} {:?}", self.bytes, path_of(path))
+            }
+            Source::Object { place, etag } => format!("{} {etag} {place}", self.bytes),
+        }
+    }
+
+    fn object(object: Object) -> Self {
+        Entry {
+            key: object.address.to_string(),
+            bytes: object.bytes,
+            source: Source::Object {
+                place: Location::S3(object.address),
+                etag: object.etag,
+            },
+        }
+    }
+
+    fn file(path: PathBuf, metadata: &Metadata) -> Self {
         let modified =
             metadata
                 .modified()
@@ -41,11 +98,17 @@ impl Entry {
                 });
         Entry {
             key: path.to_string_lossy().into_owned(),
-            path: OsString::from(path).into_vec(),
             bytes: metadata.len(),
-            modified,
+            source: Source::File {
+                path: OsString::from(path).into_vec(),
+                modified,
+            },
         }
     }
+}
+
+fn path_of(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
 }
 
 /// Which files count as images.
@@ -95,23 +158,41 @@ impl Filter {
     }
 }
 
-/// Lists the images under all inputs: folders are searched with all that is below them, links are
-/// followed, names that begin with a dot are left out, and a file that is named itself is taken
-/// without looking at the filter. The list is sorted by key (bytewise) and names no file twice.
+/// Lists the images under all inputs: folders and prefixes are searched with all that is below them,
+/// links are followed, names that begin with a dot are left out, and a file that is named itself is
+/// taken without looking at the filter. The list is sorted by key (bytewise) and names no file twice.
 ///
 /// # Errors
 /// When an input is not there, a folder cannot be read, or nothing is found.
-pub fn list(inputs: &[PathBuf], filter: &Filter) -> Result<Vec<Entry>, DatasetError> {
+pub fn list(
+    store: &Store,
+    inputs: &[Location],
+    filter: &Filter,
+) -> Result<Vec<Entry>, DatasetError> {
     let mut entries = Vec::new();
     for input in inputs {
-        list_one(input, filter, &mut entries)?;
+        match input {
+            Location::Local(path) => list_folder(path, filter, &mut entries)?,
+            Location::S3(prefix) => {
+                let objects = store.s3()?.list(prefix).map_err(StoreError::from)?;
+                let below = prefix.as_folder();
+                let wanted = objects.into_iter().filter(|object| {
+                    let key = &object.address.key;
+                    match key.strip_prefix(&below) {
+                        Some(name) => accepts_key(filter, name),
+                        None => *key == prefix.key,
+                    }
+                });
+                entries.extend(wanted.map(Entry::object));
+            }
+        }
     }
-    entries.sort_by(|a, b| (&a.key, &a.path).cmp(&(&b.key, &b.path)));
-    entries.dedup_by(|a, b| a.path == b.path);
+    entries.sort_by(|a, b| (&a.key, &a.source).cmp(&(&b.key, &b.source)));
+    entries.dedup_by(|a, b| a.source.is_of_same_file(&b.source));
     if entries.is_empty() {
         let inputs: Vec<String> = inputs
             .iter()
-            .map(|i| format!("{:?}", i.display().to_string()))
+            .map(|i| format!("{:?}", i.to_string()))
             .collect();
         return Err(DatasetError::Empty {
             inputs: inputs.join(", "),
@@ -121,7 +202,11 @@ pub fn list(inputs: &[PathBuf], filter: &Filter) -> Result<Vec<Entry>, DatasetEr
     Ok(entries)
 }
 
-fn list_one(input: &Path, filter: &Filter, entries: &mut Vec<Entry>) -> Result<(), DatasetError> {
+fn list_folder(
+    input: &Path,
+    filter: &Filter,
+    entries: &mut Vec<Entry>,
+) -> Result<(), DatasetError> {
     let metadata = std::fs::metadata(input).map_err(|source| DatasetError::NotThere {
         input: input.to_path_buf(),
         source,
@@ -132,7 +217,7 @@ fn list_one(input: &Path, filter: &Filter, entries: &mut Vec<Entry>) -> Result<(
         });
     }
     if metadata.is_file() {
-        entries.push(Entry::new(input.to_path_buf(), &metadata));
+        entries.push(Entry::file(input.to_path_buf(), &metadata));
         return Ok(());
     }
     let walk = WalkDir::new(input)
@@ -147,7 +232,7 @@ fn list_one(input: &Path, filter: &Filter, entries: &mut Vec<Entry>) -> Result<(
                 if let Some(path) = error.path().filter(|p| accepts(filter, input, p)) {
                     let metadata = std::fs::symlink_metadata(path)
                         .map_err(|source| unreadable(path, source))?;
-                    entries.push(Entry::new(path.to_path_buf(), &metadata));
+                    entries.push(Entry::file(path.to_path_buf(), &metadata));
                 }
                 continue;
             }
@@ -160,10 +245,16 @@ fn list_one(input: &Path, filter: &Filter, entries: &mut Vec<Entry>) -> Result<(
             let metadata = found
                 .metadata()
                 .map_err(|error| unreadable(found.path(), error.into()))?;
-            entries.push(Entry::new(found.into_path(), &metadata));
+            entries.push(Entry::file(found.into_path(), &metadata));
         }
     }
     Ok(())
+}
+
+/// As for files: what is hidden stays so.
+fn accepts_key(filter: &Filter, below_prefix: &str) -> bool {
+    let is_hidden = below_prefix.split('/').any(|part| part.starts_with('.'));
+    !is_hidden && filter.accepts(Path::new(below_prefix))
 }
 
 fn accepts(filter: &Filter, input: &Path, path: &Path) -> bool {
@@ -190,7 +281,22 @@ mod tests {
     use super::*;
     use std::fs;
 
+    use crate::store::s3::S3Settings;
+
     const IMAGES: Filter = Filter::Extensions(&["jpg", "png"]);
+
+    /// The list of files; no object store is asked.
+    fn list(inputs: &[PathBuf], filter: &Filter) -> Result<Vec<Entry>, DatasetError> {
+        let inputs: Vec<Location> = inputs.iter().cloned().map(Location::Local).collect();
+        super::list(&Store::new(S3Settings::default()), &inputs, filter)
+    }
+
+    fn path_to_open(entry: &Entry) -> &Path {
+        match &entry.source {
+            Source::File { path, .. } => path_of(path),
+            Source::Object { .. } => panic!("{entry:?} is no file"),
+        }
+    }
 
     fn tree(names: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -207,7 +313,7 @@ mod tests {
             .unwrap()
             .iter()
             .map(|e| {
-                let below = e.path().strip_prefix(folder.path()).unwrap();
+                let below = path_to_open(e).strip_prefix(folder.path()).unwrap();
                 below.to_string_lossy().into_owned()
             })
             .collect()
@@ -259,6 +365,15 @@ mod tests {
     }
 
     #[test]
+    fn hidden_keys_are_left_out_as_hidden_files_are() {
+        assert!(accepts_key(&IMAGES, "a/b c+d.JPG"));
+        assert!(accepts_key(&IMAGES, "a//b.jpg"));
+        assert!(!accepts_key(&IMAGES, ".trash/b.jpg"));
+        assert!(!accepts_key(&IMAGES, "a/._b.jpg"));
+        assert!(!accepts_key(&IMAGES, "a/b.txt"));
+    }
+
+    #[test]
     fn a_device_is_refused() {
         let error = list(&[PathBuf::from("/dev/null")], &IMAGES).unwrap_err();
         assert!(matches!(error, DatasetError::NotAFile { .. }));
@@ -281,7 +396,7 @@ mod tests {
         let path = folder.path().join(OsStr::from_bytes(b"caf\xe9.jpg"));
         fs::write(&path, "x").unwrap();
         let entries = list(&[folder.path().to_path_buf()], &IMAGES).unwrap();
-        assert_eq!(fs::read(entries[0].path()).unwrap(), b"x");
+        assert_eq!(fs::read(path_to_open(&entries[0])).unwrap(), b"x");
         assert!(entries[0].key.ends_with("caf\u{fffd}.jpg"));
     }
 

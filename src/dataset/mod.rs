@@ -6,6 +6,7 @@ pub mod outcome;
 pub mod slice;
 
 use crate::error::{Classify, Kind};
+use crate::store::StoreError;
 use std::io;
 use std::path::PathBuf;
 
@@ -34,6 +35,9 @@ pub enum DatasetError {
         /// What the system said.
         source: io::Error,
     },
+    /// An object store could not be asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The inputs hold no image.
     #[error("no image found in {inputs}: looked for {wanted}")]
     Empty {
@@ -73,6 +77,7 @@ impl Classify for DatasetError {
             | DatasetError::NotAFile { .. }
             | DatasetError::Unreadable { .. }
             | DatasetError::Empty { .. } => Kind::Input,
+            DatasetError::Store(error) => error.kind(),
             DatasetError::Pattern { .. }
             | DatasetError::LabelForm { .. }
             | DatasetError::LabelExpression { .. } => Kind::Usage,

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::output::OutputError;
+use crate::store::s3;
 use crate::timing::{Phase, Summary};
 
 const FILE: &str = "metrics.json";
@@ -35,6 +36,8 @@ pub struct Metrics {
     pub first_features_seconds: Option<f64>,
     /// Bytes of image files read by this run.
     pub bytes_read: u64,
+    /// What all ranks asked of an object store until the results were written; `None` where none was used.
+    pub s3: Option<s3::Traffic>,
     /// Time per phase over the ranks, in the order of a run.
     pub phases: BTreeMap<Phase, Summary>,
     /// The network's weights; `None` where the features came from files that do not tell.
@@ -216,6 +219,12 @@ pub(crate) mod tests {
             images_per_second: Some(7.25),
             first_features_seconds: Some(0.75),
             bytes_read: 451_000,
+            s3: Some(s3::Traffic {
+                requests: 120,
+                retries: 3,
+                bytes_received: 451_000,
+                bytes_sent: 0,
+            }),
             phases: Phase::ALL
                 .into_iter()
                 .map(|phase| (phase, summary(0.25 * (1.0 + phase as u32 as f64))))
@@ -306,6 +315,7 @@ pub(crate) mod tests {
         assert_eq!(json["images_per_second"], 7.25);
         assert_eq!(json["first_features_seconds"], 0.75);
         assert_eq!(json["bytes_read"], 451_000);
+        assert_eq!(json["s3"]["retries"], 3);
         assert_eq!(json["certificate"]["passed"], true);
         assert_eq!(json["environment"]["threads_per_rank"][2], 8);
         assert_eq!(

@@ -115,7 +115,7 @@ pub fn model(model: &Model) {
 
 /// What was written, on rank 0.
 pub fn results_of(run: &Finished) {
-    let folder = run.folder.root().display();
+    let folder = run.folder.root();
     let names = results(run.task, run.counts.lists_images);
     let mut title = "results";
     if names.contains(&"report.html") {

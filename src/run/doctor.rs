@@ -6,6 +6,7 @@ use crate::error::{Failure, Kind};
 use crate::kernels::{CacheSizes, Isa};
 use crate::linalg;
 use crate::model::weights::{Cache, Named};
+use crate::store::{Location, Store};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -16,6 +17,10 @@ pub struct DoctorSettings {
     pub threads: Option<usize>,
     /// Where named weights are kept.
     pub cache_folder: Option<PathBuf>,
+    /// What every rank tries to list.
+    pub inputs: Vec<Location>,
+    /// How objects are reached.
+    pub store: Store,
 }
 
 /// One rank's answers.
@@ -32,6 +37,8 @@ struct Findings {
     blas: String,
     cache: String,
     weights: Vec<(String, bool)>,
+    /// What came of listing each input.
+    inputs: Vec<String>,
     warning: Option<String>,
 }
 
@@ -82,8 +89,34 @@ fn findings(settings: &DoctorSettings, comm: &Comm, place: Place) -> Findings {
                 )
             })
             .collect(),
+        inputs: settings
+            .inputs
+            .iter()
+            .map(|input| access(&settings.store, input))
+            .collect(),
         warning: place.binding_warning(),
         host: place.host,
+    }
+}
+
+/// Whether an input can be listed from here.
+fn access(store: &Store, input: &Location) -> String {
+    let counted = match input {
+        Location::Local(path) => std::fs::metadata(path)
+            .map(|_| "is there".to_string())
+            .map_err(|error| error.to_string()),
+        Location::S3(prefix) => store
+            .s3()
+            .and_then(|s3| {
+                let objects = s3.list(prefix)?;
+                let found = super::announce::count(objects.len(), "object");
+                Ok(format!("{found}, region {}", s3.region()))
+            })
+            .map_err(|error| crate::error::chain(&error)),
+    };
+    match counted {
+        Ok(found) => format!("{input}: {found}"),
+        Err(cause) => format!("{input}: {cause}"),
     }
 }
 
@@ -117,6 +150,9 @@ fn page(rank: usize, found: &Findings) -> String {
         ),
     ] {
         page.push_str(&format!("  {what:<10}{value}\n"));
+    }
+    for input in &found.inputs {
+        page.push_str(&format!("  input     {input}\n"));
     }
     if let Some(warning) = &found.warning {
         page.push_str(&format!("  warning   {warning}\n"));

@@ -3,6 +3,7 @@
 use super::announce::{count, size};
 use super::listing::Listing;
 use super::memory;
+use super::network;
 use super::settings::{Settings, WeightsChoice};
 use crate::comm::Comm;
 use crate::error::Failure;
@@ -72,10 +73,7 @@ pub fn dry_run(
         slowest.ceil(),
         count(threads, "thread")
     );
-    println!(
-        "would write   {} (it can be written)",
-        settings.output.display()
-    );
+    println!("would write   {} (it can be written)", settings.output);
     Ok(())
 }
 
@@ -84,6 +82,7 @@ fn measure(settings: &Settings, threads: usize, isa: Isa) -> Result<(f64, usize)
     // The shape is that of the user's file; published weights have the shape of random ones.
     let state = match &settings.weights {
         WeightsChoice::Path(path) => weights::read(path)?.tensors,
+        WeightsChoice::S3(address) => network::of_object(settings, address)?.tensors,
         WeightsChoice::Named(_) | WeightsChoice::Seeded(_) => seeded(0),
     };
     let width = Architecture::infer(&state)?.features(settings.layer, settings.pool, SIDE as usize);
@@ -117,6 +116,7 @@ fn weights_state(settings: &Settings) -> String {
     match &settings.weights {
         WeightsChoice::Seeded(_) => format!("{} (random, not pretrained)", settings.weights),
         WeightsChoice::Path(path) => format!("{} (there)", path.display()),
+        WeightsChoice::S3(address) => format!("{address} (there)"),
         WeightsChoice::Named(named) => {
             let cached = settings
                 .cache_folder

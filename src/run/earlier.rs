@@ -11,16 +11,14 @@ use crate::dataset::list::Entry;
 use crate::dataset::outcome::{Outcome, Status};
 use crate::error::Failure;
 use crate::output::shard::{self, Shard, ShardHeader};
-use crate::store::{StoreError, local};
+use crate::store::{Location, Store, local};
 use std::collections::HashMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
 use tracing::warn;
 
 /// What is left of earlier runs for the images of this rank.
 #[derive(Default)]
 pub struct Earlier {
-    files: Vec<PathBuf>,
+    files: Vec<Location>,
     /// File and image in the file, by the position of the image among those asked for.
     places: HashMap<usize, (usize, usize)>,
     /// The file that was read last.
@@ -37,24 +35,22 @@ struct Opened {
 ///
 /// # Errors
 /// When it cannot be renamed.
-pub fn set_aside(job: &Job, shard: &Path) -> Result<(), Failure> {
+pub fn set_aside(job: &Job, shard: &Location) -> Result<(), Failure> {
     if !job.settings.resume {
         return Ok(());
     }
+    let store = &job.settings.store;
     // What cannot be read is of no use, and its block is computed again.
-    let Some(header) = File::open(shard)
-        .ok()
-        .and_then(|file| shard::read_header(&file).ok())
-    else {
+    let Ok(header) = read_header(store, shard) else {
         return Ok(());
     };
     if !is_of(job, &header) {
         return Ok(());
     }
-    local::create_folder(&job.folder.set_aside())?;
+    store.create_folder(&job.folder.set_aside())?;
     // The fingerprint names the content, so an older one of this name is the same.
     let name = format!("{}.parquet", header.fingerprint);
-    Ok(local::rename(shard, &job.folder.set_aside().join(name))?)
+    Ok(store.rename(shard, &job.folder.set_aside().join(&name))?)
 }
 
 impl Earlier {
@@ -67,7 +63,7 @@ impl Earlier {
         if !job.settings.resume {
             return Ok(found);
         }
-        let files = local::files(&job.folder.set_aside())?;
+        let files = job.settings.store.files(&job.folder.set_aside())?;
         if files.is_empty() {
             return Ok(found);
         }
@@ -83,8 +79,9 @@ impl Earlier {
     }
 
     /// Notes the images of one file. A damaged one is no failure: its images are computed again.
-    fn look_into(&mut self, path: PathBuf, job: &Job, wanted: &HashMap<String, usize>) {
-        let places: Vec<(usize, usize)> = match read_header(&path) {
+    fn look_into(&mut self, file: Location, job: &Job, wanted: &HashMap<String, usize>) {
+        let store = &job.settings.store;
+        let places: Vec<(usize, usize)> = match read_header(store, &file) {
             Ok(header) if is_of(job, &header) => header
                 .identities
                 .iter()
@@ -97,17 +94,17 @@ impl Earlier {
             return;
         }
         // Read as a whole now: later there would be no way back to the network.
-        if let Err(failure) = read(&path) {
-            let path = path.display().to_string();
+        if let Err(failure) = read(store, &file) {
+            let file = file.to_string();
             warn!(
-                "the images of an earlier block are computed again: {path:?} is damaged: {failure}"
+                "the images of an earlier block are computed again: {file:?} is damaged: {failure}"
             );
             return;
         }
-        let file = self.files.len();
-        self.files.push(path);
+        let number = self.files.len();
+        self.files.push(file);
         for (position, image) in places {
-            self.places.insert(position, (file, image));
+            self.places.insert(position, (number, image));
         }
     }
 
@@ -120,11 +117,15 @@ impl Earlier {
     ///
     /// # Errors
     /// When its file can no longer be read.
-    pub fn take(&mut self, position: usize) -> Result<(Outcome, Option<&[f32]>), Failure> {
+    pub fn take(
+        &mut self,
+        store: &Store,
+        position: usize,
+    ) -> Result<(Outcome, Option<&[f32]>), Failure> {
         let (file, image) = self.places[&position];
         let opened = match self.open.take() {
             Some((open, opened)) if open == file => opened,
-            _ => Opened::new(read(&self.files[file])?),
+            _ => Opened::new(read(store, &self.files[file])?),
         };
         let (_, Opened { shard, rows }) = self.open.insert((file, opened));
         let features = rows[image].map(|row| &shard.features[row * shard.width..][..shard.width]);
@@ -154,17 +155,16 @@ fn is_of(job: &Job, header: &ShardHeader) -> bool {
     header.provenance.get("fingerprint").map(String::as_str) == Some(job.fingerprint())
 }
 
-fn read_header(path: &Path) -> Result<ShardHeader, Failure> {
-    let file = File::open(path).map_err(|source| StoreError::Read {
-        path: path.to_path_buf(),
-        source,
-    })?;
-    Ok(shard::read_header(&file)?)
+fn read_header(store: &Store, file: &Location) -> Result<ShardHeader, Failure> {
+    match file.path() {
+        // The footer is all that is read.
+        Some(path) => Ok(shard::read_header(&local::open(path)?)?),
+        None => Ok(shard::read_header(&store.read(file)?)?),
+    }
 }
 
-fn read(path: &Path) -> Result<Shard, Failure> {
-    let bytes = local::read(path)?;
-    Ok(shard::decode(bytes::Bytes::from(bytes))?)
+fn read(store: &Store, file: &Location) -> Result<Shard, Failure> {
+    Ok(shard::decode(store.read(file)?)?)
 }
 
 /// Removes what was set aside, once every block has its new shard.
@@ -172,9 +172,9 @@ fn read(path: &Path) -> Result<Shard, Failure> {
 /// # Errors
 /// When a file cannot be removed.
 pub fn clear(job: &Job) -> Result<(), Failure> {
-    let folder = job.folder.set_aside();
-    for path in local::files(&folder)? {
-        local::remove(&path)?;
+    let (store, folder) = (&job.settings.store, job.folder.set_aside());
+    for file in store.files(&folder)? {
+        store.remove(&file)?;
     }
-    Ok(local::remove_folder(&folder)?)
+    Ok(store.remove_folder(&folder)?)
 }

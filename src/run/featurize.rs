@@ -1,14 +1,15 @@
 //! From files to feature shards: this rank's blocks, one after another.
 //!
-//! Threads read, decode and resize images ahead of the network, in order and within a bound, while
-//! the main thread pushes batches through the executor and writes each block as it is finished.
+//! Threads read, decode and resize images ahead of the network (`loader`), while the main thread
+//! pushes batches through the executor and writes each block as it is finished.
 
 use super::blocks;
 use super::earlier::{self, Earlier};
 use super::fingerprint;
 use super::listing::Listing;
-use super::load::{Loaded, load};
-use super::output_folder::{Folder, stale_shards};
+use super::load::Loaded;
+use super::loader::Loader;
+use super::output_folder::{Folder, shards};
 use super::progress::{Done, Progress};
 use super::resume;
 use super::settings::Settings;
@@ -20,14 +21,10 @@ use crate::image::Preprocess;
 use crate::model::executor::{ExecuteError, Executor};
 use crate::output::shard::{self, Provenance, Shard, ShardRow};
 use crate::pca;
-use crate::store::local;
 use crate::timing::{Phase, Phases};
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, bounded};
 use ndarray::Array2;
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Fewest images that go through the network at once. An image's features do not depend on it; it only
@@ -113,13 +110,10 @@ impl Job<'_> {
     pub fn shard_of(&self, block: usize) -> Result<Shard, Failure> {
         let _reading = self.phases.start(Phase::Shard);
         let path = self.folder.shard(block);
-        let bytes = local::read(&path)?;
-        shard::decode(Bytes::from(bytes)).map_err(|error| {
+        let bytes = self.settings.store.read(&path)?;
+        shard::decode(bytes).map_err(|error| {
             let failure = Failure::from(error);
-            Failure::new(
-                failure.kind,
-                format!("{:?}: {failure}", path.display().to_string()),
-            )
+            Failure::new(failure.kind, format!("{:?}: {failure}", path.to_string()))
         })
     }
 
@@ -152,7 +146,12 @@ pub fn featurize<'a>(job: &'a Job<'a>, executor: &mut dyn Executor) -> Result<Fe
     let started = Instant::now();
     let mut progress = Progress::start(job.comm, job.listing.slices.images(), job.settings.log);
     let mut finished: BTreeMap<usize, Block> = BTreeMap::new();
+    let store = &job.settings.store;
+    let earlier_shards = shards(store, job.folder)?;
     for block in job.listing.blocks.clone() {
+        let Some(place) = earlier_shards.get(&block) else {
+            continue;
+        };
         if let Some(shard) = resume::finished(job, block)? {
             let images = shard.outcomes.len() as u64;
             let block = Block::of(&shard, |_| true);
@@ -163,13 +162,14 @@ pub fn featurize<'a>(job: &'a Job<'a>, executor: &mut dyn Executor) -> Result<Fe
             });
             finished.insert(block.block, block);
         } else {
-            earlier::set_aside(job, &job.folder.shard(block))?;
+            earlier::set_aside(job, place)?;
         }
     }
     if job.comm.rank() == 0 {
-        for path in stale_shards(job.folder, job.listing.slices.blocks())? {
-            earlier::set_aside(job, &path)?;
-            local::remove(&path)?;
+        // An earlier run over more images left them.
+        for place in earlier_shards.range(job.listing.slices.blocks()..) {
+            earlier::set_aside(job, place.1)?;
+            store.remove(place.1)?;
         }
     }
     // What one rank sets aside may hold images of another.
@@ -230,7 +230,7 @@ fn compute<'a>(
         finished,
     };
     std::thread::scope(|scope| {
-        let mut loader = Loader::start(scope, job, &new, batch_size);
+        let mut loader = Loader::start(scope, job, &new, 2 * batch_size + job.threads);
         let mut first_features = None;
         for (batch, positions) in new.chunks(batch_size).zip(positions.chunks(batch_size)) {
             let loaded = batch
@@ -273,7 +273,7 @@ impl Filling<'_, '_> {
     fn take_earlier(&mut self, position: usize) -> Result<(), Failure> {
         let mut earlier = std::mem::take(&mut self.earlier);
         while self.position < position {
-            let (outcome, features) = earlier.take(self.position)?;
+            let (outcome, features) = earlier.take(&self.job.settings.store, self.position)?;
             self.add(outcome, features, true)?;
         }
         self.earlier = earlier;
@@ -368,8 +368,11 @@ impl<'a> OpenBlock<'a> {
 /// When the folder cannot be written.
 pub fn write_shard(job: &Job, shard: &Shard) -> Result<(), Failure> {
     let _writing = job.phases.start(Phase::Shard);
-    local::write_whole(&job.folder.shard(shard.block), &shard::encode(shard)?)?;
-    Ok(())
+    let bytes = Bytes::from(shard::encode(shard)?);
+    Ok(job
+        .settings
+        .store
+        .write_whole(&job.folder.shard(shard.block), bytes)?)
 }
 
 /// Pushes the good images of a batch through the network: `[good images, width]`.
@@ -400,73 +403,4 @@ fn batch_features(
         ),
         other => Failure::from(other),
     })
-}
-
-/// Threads that load images in order, at most a bounded number ahead of the network.
-struct Loader {
-    results: Receiver<(usize, Loaded)>,
-    /// One ticket for every image that may be ahead.
-    tickets: Sender<()>,
-    /// Loaded before their turn.
-    early: BTreeMap<usize, Loaded>,
-    next: usize,
-}
-
-impl Loader {
-    fn start<'scope, 'env>(
-        scope: &'scope std::thread::Scope<'scope, 'env>,
-        job: &'env Job,
-        images: &'env [&'env Entry],
-        batch_size: usize,
-    ) -> Self {
-        let ahead = 2 * batch_size + job.threads;
-        let (tickets, take_ticket) = bounded::<()>(ahead);
-        let (give, results) = bounded(ahead);
-        for _ in 0..ahead {
-            // The channel holds as many; this never blocks.
-            let _ = tickets.send(());
-        }
-        let counter = Arc::new(AtomicUsize::new(0));
-        let (exif, preprocess, phases) = (job.settings.exif, job.preprocess, job.phases);
-        for _ in 0..job.threads.min(images.len()) {
-            let (take_ticket, give) = (take_ticket.clone(), give.clone());
-            let counter = counter.clone();
-            scope.spawn(move || {
-                // Ends when the images or the receiver are gone.
-                while take_ticket.recv().is_ok() {
-                    let position = counter.fetch_add(1, Ordering::Relaxed);
-                    let Some(entry) = images.get(position) else {
-                        break;
-                    };
-                    let loaded = load(entry, exif, preprocess, phases);
-                    if give.send((position, loaded)).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-        Loader {
-            results,
-            tickets,
-            early: BTreeMap::new(),
-            next: 0,
-        }
-    }
-
-    /// The next image in order.
-    fn next(&mut self) -> Result<Loaded, Failure> {
-        let loaded = loop {
-            if let Some(loaded) = self.early.remove(&self.next) {
-                break loaded;
-            }
-            let (position, loaded) = self.results.recv().map_err(|_| {
-                Failure::new(Kind::Internal, "the threads that load images ended early")
-            })?;
-            self.early.insert(position, loaded);
-        };
-        self.next += 1;
-        // Refused only when no thread is left that could use the ticket.
-        let _ = self.tickets.send(());
-        Ok(loaded)
-    }
 }

@@ -46,20 +46,14 @@ fn of_features(settings: &Settings, network: &Network, executor: &dyn Executor) 
     ])
 }
 
-/// What tells whether a file is still the one that was featurized: name, size and time, as 32
-/// hexadecimal digits.
+/// What tells whether a file is still the one that was featurized, as 32 hexadecimal digits.
 pub fn of_image(entry: &Entry) -> String {
-    let mut digits = digest(&[&format!(
-        "{} {} {:?}",
-        entry.bytes,
-        entry.modified,
-        entry.path()
-    )]);
+    let mut digits = digest(&[&entry.identity()]);
     digits.truncate(32);
     digits
 }
 
-/// Fingerprint of one block: that of the features, and name, size and time of every file in it.
+/// Fingerprint of one block: that of the features, and of every file in it.
 pub fn of_block(features: &str, entries: &[Entry]) -> String {
     let files: Vec<String> = entries.iter().map(of_image).collect();
     let parts: Vec<&str> = std::iter::once(features)

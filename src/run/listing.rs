@@ -76,7 +76,7 @@ fn list_here(settings: &Settings) -> Result<Vec<Entry>, Failure> {
         None => Filter::Extensions(image::EXTENSIONS),
         Some(pattern) => Filter::pattern(pattern)?,
     };
-    Ok(list_files(&settings.inputs, &filter)?)
+    Ok(list_files(&settings.store, &settings.inputs, &filter)?)
 }
 
 fn encode(entries: &[Entry]) -> Result<Vec<u8>, Failure> {

@@ -1,11 +1,16 @@
 //! One image from its file to the pixels that the network sees.
+//!
+//! Reading and decoding are two steps, because what waits for an object store should not keep a
+//! thread from decoding.
 
 use crate::dataset::list::Entry;
 use crate::dataset::outcome::{Outcome, Status, hex};
 use crate::image::{self, Exif, Limits, Preprocess, Rgb8};
-use crate::store::local;
+use crate::store::{Store, StoreError};
 use crate::timing::{Phase, Phases};
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use std::path::Path;
 
 /// Most bytes that are read of one image: more than any picture within the limit of pixels needs, and
 /// few enough for every loader thread to hold one.
@@ -19,49 +24,72 @@ pub struct Loaded {
     pub pixels: Option<Rgb8>,
 }
 
-/// Reads, decodes and resizes one image. A bad one is a value, not an error.
-pub fn load(entry: &Entry, exif: Exif, preprocess: Preprocess, phases: &Phases) -> Loaded {
+impl Loaded {
+    fn failed(entry: &Entry, reason: String) -> Self {
+        Loaded {
+            outcome: Outcome {
+                path: entry.key.clone(),
+                status: Status::Failed,
+                reason: Some(reason),
+                bytes: entry.bytes,
+                width: 0,
+                height: 0,
+                sha256: String::new(),
+            },
+            pixels: None,
+        }
+    }
+}
+
+/// The bytes of one image, or why there are none. A file that cannot be read is a value.
+///
+/// # Errors
+/// When the reason is not this file: credentials, network, a store that refuses everything. All
+/// images after it would fail as well.
+pub fn read(
+    store: &Store,
+    entry: &Entry,
+    phases: &Phases,
+) -> Result<Result<Bytes, Loaded>, StoreError> {
+    if entry.bytes > LARGEST_FILE {
+        let reason = format!("too large: {} bytes, more than {LARGEST_FILE}", entry.bytes);
+        return Ok(Err(Loaded::failed(entry, reason)));
+    }
+    match phases.time(Phase::Read, || entry.read(store)) {
+        Ok(bytes) => Ok(Ok(bytes)),
+        Err(error) if error.is_of_one_file() => Ok(Err(Loaded::failed(entry, unreadable(&error)))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Decodes and resizes one image. A bad one is a value, not an error.
+pub fn decode(
+    entry: &Entry,
+    bytes: &[u8],
+    exif: Exif,
+    preprocess: Preprocess,
+    phases: &Phases,
+) -> Loaded {
     let mut outcome = Outcome {
         path: entry.key.clone(),
         status: Status::Failed,
         reason: None,
-        bytes: entry.bytes,
+        bytes: bytes.len() as u64,
         width: 0,
         height: 0,
         sha256: String::new(),
     };
-    if entry.bytes > LARGEST_FILE {
-        outcome.reason = Some(format!(
-            "too large: {} bytes, more than {LARGEST_FILE}",
-            entry.bytes
-        ));
-        return Loaded {
-            outcome,
-            pixels: None,
-        };
-    }
-    let bytes = match phases.time(Phase::Read, || local::read(entry.path())) {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            outcome.reason = Some(unreadable(&error));
-            return Loaded {
-                outcome,
-                pixels: None,
-            };
-        }
-    };
     let _decoding = phases.start(Phase::Decode);
-    outcome.bytes = bytes.len() as u64;
-    outcome.sha256 = hex(&Sha256::digest(&bytes));
-    let pixels = match image::decode(&bytes, exif, &Limits::default()) {
+    outcome.sha256 = hex(&Sha256::digest(bytes));
+    let pixels = match image::decode(bytes, exif, &Limits::default()) {
         Ok(decoded) => {
             (outcome.width, outcome.height) = (decoded.stored_width, decoded.stored_height);
             outcome.status = Status::Ok;
             Some(image::prepare(&decoded.image, preprocess))
         }
         Err(error) => {
-            (outcome.width, outcome.height) = image::dimensions(&bytes).unwrap_or_default();
-            if !image::looks_like_image(&bytes) && !claims_to_be_an_image(entry) {
+            (outcome.width, outcome.height) = image::dimensions(bytes).unwrap_or_default();
+            if !image::looks_like_image(bytes) && !claims_to_be_an_image(entry) {
                 outcome.status = Status::Skipped;
             }
             outcome.reason = Some(crate::error::chain(&error));
@@ -72,7 +100,7 @@ pub fn load(entry: &Entry, exif: Exif, preprocess: Preprocess, phases: &Phases) 
 }
 
 /// The cause alone: the row of the table names the file already.
-fn unreadable(error: &crate::store::StoreError) -> String {
+fn unreadable(error: &StoreError) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("cannot be read: {cause}"),
         None => error.to_string(),
@@ -82,8 +110,7 @@ fn unreadable(error: &crate::store::StoreError) -> String {
 /// A file that a pattern of `--glob` brought in may be no image at all and then is skipped; one
 /// whose extension says that it is an image has failed.
 fn claims_to_be_an_image(entry: &Entry) -> bool {
-    entry
-        .path()
+    Path::new(&entry.key)
         .extension()
         .and_then(|extension| extension.to_str())
         .is_some_and(|e| {

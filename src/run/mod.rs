@@ -15,6 +15,7 @@ mod fingerprint;
 mod fitted_model;
 mod listing;
 mod load;
+mod loader;
 mod memory;
 mod network;
 mod output_folder;

@@ -3,7 +3,7 @@
 use super::settings::{Level, SAMPLE_SEED, Settings, WeightsChoice};
 use crate::comm::Comm;
 use crate::dataset::outcome::hex;
-use crate::error::{Failure, Kind};
+use crate::error::{Classify, Failure, Kind};
 use crate::image::{Preprocess, SIDE};
 use crate::kernels::{Isa, KernelsBf16};
 use crate::model::executor::{ExecuteError, Executor, InputSpec};
@@ -16,6 +16,8 @@ use crate::model::weights::{
 use crate::model::{Precision, Tensors, Topology};
 use crate::output::metrics::Weights;
 use crate::output::shard::Provenance;
+use crate::store::Location;
+use crate::store::s3::Address;
 use serde::{Deserialize, Serialize};
 use std::io::IsTerminal;
 use tracing::warn;
@@ -188,8 +190,28 @@ fn load_here(settings: &Settings) -> Result<(Network, Tensors), Failure> {
     match &settings.weights {
         WeightsChoice::Seeded(seed) => Ok(untrained(settings, *seed, None)),
         WeightsChoice::Path(path) => Ok(trained(settings, weights::read(path)?)),
+        WeightsChoice::S3(address) => Ok(trained(settings, of_object(settings, address)?)),
         WeightsChoice::Named(named) => named_weights(settings, *named),
     }
+}
+
+/// The weights in an object.
+///
+/// # Errors
+/// When it cannot be read, or holds no weights.
+pub fn of_object(settings: &Settings, address: &Address) -> Result<StateDict, Failure> {
+    let place = Location::S3(address.clone());
+    let copy = settings.store.local_copy(&place).map_err(|error| {
+        let kind = match error.is_absence() {
+            true => Kind::Weights,
+            false => error.kind(),
+        };
+        Failure::new(kind, crate::error::chain(&error))
+    })?;
+    weights::read(copy.path()).map_err(|error| {
+        let failure = Failure::from(error);
+        Failure::new(failure.kind, format!("\"{address}\": {failure}"))
+    })
 }
 
 /// Weights from the cache or the network; random ones where the sample run can have neither.

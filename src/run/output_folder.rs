@@ -1,11 +1,11 @@
-//! The folder of the results: made, tried, and kept from being overwritten by accident.
+//! The folder or prefix of the results: made, tried, and kept from being overwritten by accident.
 
 use super::settings::Settings;
 use crate::comm::Comm;
 use crate::error::{Failure, Kind};
-use crate::store::local::{self, WholeFile};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use crate::store::{Location, Store};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
 use tracing::warn;
 
 /// Names of the results, in the order in which they are published; the last one says that all
@@ -49,33 +49,33 @@ const SETTINGS: &str = ".p8-settings.json";
 /// Where the files of a run are.
 #[derive(Debug, Clone)]
 pub struct Folder {
-    root: PathBuf,
+    root: Location,
 }
 
 impl Folder {
     /// A result, by its name.
-    pub fn result(&self, name: &str) -> PathBuf {
+    pub fn result(&self, name: &str) -> Location {
         self.root.join(name)
     }
 
     /// The folder of the feature shards.
-    pub fn features(&self) -> PathBuf {
+    pub fn features(&self) -> Location {
         self.root.join("features")
     }
 
     /// The shard of a block.
-    pub fn shard(&self, block: usize) -> PathBuf {
-        self.features().join(format!("block-{block:06}.parquet"))
+    pub fn shard(&self, block: usize) -> Location {
+        self.features().join(&format!("block-{block:06}.parquet"))
     }
 
     /// The folder of shards whose images lie in other blocks now. Hidden, so that nobody takes them
     /// for the features of a run.
-    pub fn set_aside(&self) -> PathBuf {
+    pub fn set_aside(&self) -> Location {
         self.features().join(".earlier")
     }
 
     /// The folder itself.
-    pub fn root(&self) -> &Path {
+    pub fn root(&self) -> &Location {
         &self.root
     }
 }
@@ -102,53 +102,73 @@ pub fn prepare(settings: &Settings, comm: &Comm, with_shards: bool) -> Result<Fo
         Err(_) if settings.dry_run => {}
         refused => refused?,
     }
-    let made = [folder.root().to_path_buf(), folder.features()].map(|path| !path.exists());
+    let is_new = |place: &Location| place.path().is_some_and(|path| !path.exists());
+    let made = [is_new(folder.root()), is_new(&folder.features())];
     comm.barrier();
-    comm.agree(make(&folder, with_shards))?;
+    let store = &settings.store;
+    comm.agree(make(store, &folder, with_shards, comm.rank()))?;
     if settings.dry_run {
         comm.barrier();
         if comm.rank() == 0 {
-            remove_made(&folder, made);
+            remove_made(store, &folder, made);
         }
         return Ok(folder);
     }
     // One rank a host would do; removing what is not there is no error.
     if comm.rank() == 0 {
-        comm.or_end(local::remove_unfinished(folder.root()).map_err(Failure::from));
-        comm.or_end(local::remove_unfinished(&folder.features()).map_err(Failure::from));
+        for place in [folder.root(), &folder.features()] {
+            comm.or_end(store.remove_unfinished(place).map_err(Failure::from));
+        }
     }
     comm.barrier();
     Ok(folder)
 }
 
 /// Takes away what only showed that the folder can be written.
-fn remove_made(folder: &Folder, [root, features]: [bool; 2]) {
+fn remove_made(store: &Store, folder: &Folder, [root, features]: [bool; 2]) {
     // A folder that is not empty any more belongs to somebody else, and stays.
     if features {
-        let _ = std::fs::remove_dir(folder.features());
+        let _ = store.remove_folder(&folder.features());
     }
     if root {
-        let _ = std::fs::remove_dir(folder.root());
+        let _ = store.remove_folder(folder.root());
     }
 }
 
-fn make(folder: &Folder, with_shards: bool) -> Result<(), Failure> {
-    local::create_folder(folder.root())?;
-    // Written and dropped: it leaves nothing behind.
+fn make(store: &Store, folder: &Folder, with_shards: bool, rank: usize) -> Result<(), Failure> {
+    store.create_folder(folder.root())?;
     if with_shards {
-        local::create_folder(&folder.features())?;
-        WholeFile::create(&folder.features().join("write-test"))?.finish()?;
+        store.create_folder(&folder.features())?;
+        try_to_write(store, &folder.features(), rank)?;
     }
-    WholeFile::create(&folder.result("write-test"))?.finish()?;
+    try_to_write(store, folder.root(), rank)
+}
+
+/// Leaves nothing behind.
+fn try_to_write(store: &Store, folder: &Location, rank: usize) -> Result<(), Failure> {
+    let place = folder.join(&format!(".p8-write-test-{rank}"));
+    match place {
+        // A file that is dropped before it has its name is gone.
+        Location::Local(_) => {
+            store.create(&place)?.finish()?;
+        }
+        Location::S3(_) => {
+            store.write_whole(&place, Bytes::new())?;
+            store.remove(&place)?;
+        }
+    }
     Ok(())
 }
 
 fn refuse_other_result(settings: &Settings, folder: &Folder) -> Result<(), Failure> {
-    let exists = RESULTS.iter().any(|name| folder.result(name).exists());
+    let there: BTreeSet<Location> = settings.store.files(folder.root())?.into_iter().collect();
+    let exists = RESULTS
+        .iter()
+        .any(|name| there.contains(&folder.result(name)));
     if settings.overwrite || !exists {
         return Ok(());
     }
-    let differences = match settings_of_result(&folder.result(SETTINGS)) {
+    let differences = match settings_of_result(&settings.store, &folder.result(SETTINGS))? {
         Some(theirs) => differences(&theirs, &result_settings(settings)),
         None => Some("it does not say which settings made it".to_string()),
     };
@@ -157,8 +177,9 @@ fn refuse_other_result(settings: &Settings, folder: &Folder) -> Result<(), Failu
         Some(differences) => Err(Failure::new(
             Kind::Usage,
             format!(
-                "the output folder {:?} holds a result of other settings ({differences}): name another folder with --output, or replace the result with --overwrite",
-                folder.root().display().to_string()
+                "the output {} {:?} holds a result of other settings ({differences}): name another one with --output, or replace the result with --overwrite",
+                folder.root().noun(),
+                folder.root().to_string()
             ),
         )),
     }
@@ -178,35 +199,30 @@ pub fn begin_replacing(
     let noted = serde_json::to_vec_pretty(&result_settings(settings)).map_err(|error| {
         Failure::new(Kind::Internal, format!("cannot note the settings: {error}"))
     })?;
-    local::write_whole(&folder.result(SETTINGS), &noted)?;
-    local::remove(&folder.result("metrics.json"))?;
+    let store = &settings.store;
+    store.write_whole(&folder.result(SETTINGS), Bytes::from(noted))?;
+    store.remove(&folder.result("metrics.json"))?;
     // What this task does not write would be another result's.
     for name in RESULTS.iter().filter(|name| !results.contains(name)) {
-        local::remove(&folder.result(name))?;
+        store.remove(&folder.result(name))?;
     }
     Ok(())
 }
 
-/// The shards beyond the last block, which an earlier run over more images left.
+/// The shards that earlier runs have left, by block.
 ///
 /// # Errors
 /// When the folder cannot be read.
-pub fn stale_shards(folder: &Folder, blocks: usize) -> Result<Vec<PathBuf>, Failure> {
-    let mut stale = Vec::new();
-    for path in local::files(&folder.features())? {
-        let number = path
-            .file_name()
-            .and_then(|name| {
-                name.to_str()?
-                    .strip_prefix("block-")?
-                    .strip_suffix(".parquet")
-            })
-            .and_then(|number| number.parse::<usize>().ok());
-        if number.is_some_and(|number| number >= blocks) {
-            stale.push(path);
-        }
-    }
-    Ok(stale)
+pub fn shards(store: &Store, folder: &Folder) -> Result<BTreeMap<usize, Location>, Failure> {
+    let files = store.files(&folder.features())?;
+    let numbered = files.into_iter().filter_map(|file| {
+        let number = file
+            .name()?
+            .strip_prefix("block-")?
+            .strip_suffix(".parquet")?;
+        Some((number.parse().ok()?, file))
+    });
+    Ok(numbered.collect())
 }
 
 /// The settings that decide what a result is, by option.
@@ -220,8 +236,12 @@ fn result_settings(settings: &Settings) -> BTreeMap<String, String> {
 }
 
 /// The settings that an earlier run noted.
-fn settings_of_result(path: &Path) -> Option<BTreeMap<String, String>> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+fn settings_of_result(
+    store: &Store,
+    place: &Location,
+) -> Result<Option<BTreeMap<String, String>>, Failure> {
+    let noted = store.read_if_there(place)?;
+    Ok(noted.and_then(|noted| serde_json::from_slice(&noted).ok()))
 }
 
 /// What is not the same, as a user would say it.
@@ -229,7 +249,7 @@ fn differences(
     theirs: &BTreeMap<String, String>,
     ours: &BTreeMap<String, String>,
 ) -> Option<String> {
-    let names: std::collections::BTreeSet<&String> = theirs.keys().chain(ours.keys()).collect();
+    let names: BTreeSet<&String> = theirs.keys().chain(ours.keys()).collect();
     let not_set = "not set".to_string();
     let differing: Vec<String> = names
         .into_iter()
@@ -268,10 +288,16 @@ mod tests {
 
     #[test]
     fn a_shard_is_named_by_its_block() {
-        let folder = Folder { root: "out".into() };
+        let folder = |root| Folder { root };
+        let local = folder(Location::Local("out".into()));
         assert_eq!(
-            folder.shard(7),
-            PathBuf::from("out/features/block-000007.parquet")
+            local.shard(7).to_string(),
+            "out/features/block-000007.parquet"
+        );
+        let remote = folder(Location::S3("s3://b/out/".parse().unwrap()));
+        assert_eq!(
+            remote.shard(7).to_string(),
+            "s3://b/out/features/block-000007.parquet"
         );
     }
 }

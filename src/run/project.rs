@@ -7,12 +7,11 @@ use crate::dataset::outcome::Outcome;
 use crate::error::{Failure, Kind};
 use crate::output::shard::ShardRow;
 use crate::pca::{self, CertificatePart, Model};
-use crate::store::local;
+use crate::store::Location;
 use crate::timing::Phase;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
-use std::path::Path;
 
 /// What rank 0 writes for one block.
 pub struct ScoredBlock {
@@ -42,9 +41,9 @@ pub fn project(
     context: &Context,
     blocks: &Blocks,
     model: &Model,
-    folder: &Path,
+    folder: &Location,
 ) -> Result<(Spill, Vec<CertificatePart>), Failure> {
-    let mut writer = BufWriter::new(local::scratch(folder)?);
+    let mut writer = BufWriter::new(context.settings.store.scratch(folder)?);
     let mut parts = Vec::new();
     for number in blocks.of_rank(context.comm.rank()) {
         let block = (blocks.read)(number)?;
@@ -108,7 +107,7 @@ pub fn collect(
 fn unspillable(error: std::io::Error) -> Failure {
     Failure::new(
         Kind::Io,
-        format!("cannot keep the scores in a temporary file of the output folder: {error}"),
+        format!("cannot keep the scores in a temporary file: {error}"),
     )
 }
 

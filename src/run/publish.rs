@@ -19,7 +19,7 @@ use crate::output::report::{MAX_FAILURES, Report, Scatter};
 use crate::output::scores::{ScoreBlock, ScoresCsv, ScoresParquet};
 use crate::output::shard::Provenance;
 use crate::pca::{self, Certificate, Model};
-use crate::store::local::{FinishedFile, WholeFile};
+use crate::store::{FinishedFile, s3};
 use crate::timing::{Phase, summarize};
 use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime};
@@ -132,6 +132,7 @@ struct Ranks {
     hosts: Vec<String>,
     threads: Vec<usize>,
     peak_memory: Vec<u64>,
+    s3: Option<s3::Traffic>,
 }
 
 impl Ranks {
@@ -142,6 +143,7 @@ impl Ranks {
         let threads = comm.all_gather_u64(&[run.context.threads as u64]).concat();
         let peak = memory::peak_bytes().unwrap_or(0);
         let peak_memory = comm.all_gather_u64(&[peak]).concat();
+        let s3 = traffic(run);
         let mut hosts: Vec<String> = comm
             .gather_bytes(run.context.place.host.as_bytes())?
             .iter()
@@ -154,8 +156,30 @@ impl Ranks {
             hosts,
             threads: threads.into_iter().map(|n| n as usize).collect(),
             peak_memory,
+            s3,
         })
     }
+}
+
+/// What all ranks asked of the object store.
+fn traffic(run: &Finished) -> Option<s3::Traffic> {
+    let mine = run.context.settings.store.traffic();
+    let of_rank = mine.unwrap_or_default();
+    let all = run.context.comm.all_gather_u64(&[
+        u64::from(mine.is_some()),
+        of_rank.requests,
+        of_rank.retries,
+        of_rank.bytes_received,
+        of_rank.bytes_sent,
+    ]);
+    let sum = |column: usize| all.iter().map(|rank| rank[column]).sum();
+    let users: u64 = sum(0);
+    (users > 0).then(|| s3::Traffic {
+        requests: sum(1),
+        retries: sum(2),
+        bytes_received: sum(3),
+        bytes_sent: sum(4),
+    })
 }
 
 /// The results of a task, in the order in which they are published; the last one says that all
@@ -183,7 +207,8 @@ fn write_results(
     mut ranks: Ranks,
 ) -> Result<(), Failure> {
     let began = Instant::now();
-    let create = |name: &str| WholeFile::create(&run.folder.result(name));
+    let store = &run.context.settings.store;
+    let create = |name: &str| store.create(&run.folder.result(name));
     let k = run.model.k();
     let mut outcomes = match run.counts.lists_images {
         true => Some(OutcomesParquet::new(create("outcomes.parquet")?)?),
@@ -273,6 +298,7 @@ fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> 
         images_per_second: run.counts.images_per_second,
         first_features_seconds: run.counts.first_features_seconds,
         bytes_read: run.counts.bytes_read,
+        s3: ranks.s3,
         phases,
         weights: run.origin.weights.clone(),
         model: ModelSummary {

@@ -4,8 +4,6 @@ use super::featurize::{Job, write_shard};
 use super::fingerprint;
 use crate::error::Failure;
 use crate::output::shard::{self, Shard, ShardRow};
-use crate::store::local;
-use bytes::Bytes;
 use tracing::{debug, warn};
 
 /// The shard of a block, if an earlier run wrote it with the same settings for the same files and
@@ -19,7 +17,7 @@ use tracing::{debug, warn};
 /// When a shard with new labels cannot be written.
 pub fn finished(job: &Job, block: usize) -> Result<Option<Shard>, Failure> {
     let path = job.folder.shard(block);
-    if !job.settings.resume || !path.exists() {
+    if !job.settings.resume {
         return Ok(None);
     }
     let mut shard = match read(job, block) {
@@ -29,7 +27,7 @@ pub fn finished(job: &Job, block: usize) -> Result<Option<Shard>, Failure> {
             return Ok(None);
         }
         Err(failure) => {
-            let path = path.display().to_string();
+            let path = path.to_string();
             warn!("block {block} is computed again: {path:?} is damaged: {failure}");
             return Ok(None);
         }
@@ -49,7 +47,7 @@ pub fn finished(job: &Job, block: usize) -> Result<Option<Shard>, Failure> {
 /// The shard of a block where it is of these settings and files; its footer decides before the rest
 /// is read.
 fn read(job: &Job, block: usize) -> Result<Option<Shard>, Failure> {
-    let bytes = Bytes::from(local::read(&job.folder.shard(block))?);
+    let bytes = job.settings.store.read(&job.folder.shard(block))?;
     let header = shard::read_header(&bytes)?;
     let wanted = fingerprint::of_block(job.fingerprint(), job.listing.entries_of(block));
     if header.block != block || header.fingerprint != wanted {

@@ -6,6 +6,8 @@ use crate::kernels::Isa;
 use crate::model::weights::Named;
 use crate::model::{Layer, Pool, Precision, Topology};
 use crate::pca::PcaSettings;
+use crate::store::s3::Address;
+use crate::store::{Location, Store};
 use clap::ValueEnum;
 use std::fmt;
 use std::path::PathBuf;
@@ -20,8 +22,10 @@ pub const SAMPLE_SEED: u64 = 50;
 /// The settings of `p8 run`.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Folders and files with images.
-    pub inputs: Vec<PathBuf>,
+    /// How files and objects are reached.
+    pub store: Store,
+    /// Folders, prefixes and files with images.
+    pub inputs: Vec<Location>,
     /// `--glob`.
     pub glob: Option<String>,
     /// Where labels come from.
@@ -31,8 +35,8 @@ pub struct Settings {
     /// Fraction of bad images above which a run ends with exit code 3.
     pub max_bad_fraction: f64,
 
-    /// Folder for the results.
-    pub output: PathBuf,
+    /// Folder or prefix for the results.
+    pub output: Location,
     /// Whether a result of other settings may be replaced.
     pub overwrite: bool,
     /// Whether finished blocks are taken from an earlier run.
@@ -132,6 +136,8 @@ pub enum WeightsChoice {
     Seeded(u64),
     /// A file.
     Path(PathBuf),
+    /// An object.
+    S3(Address),
 }
 
 impl FromStr for WeightsChoice {
@@ -146,6 +152,9 @@ impl FromStr for WeightsChoice {
                 .parse()
                 .map(WeightsChoice::Seeded)
                 .map_err(|_| format!("expected a whole number after seeded:, not \"{seed}\""));
+        }
+        if Address::is_meant(text) {
+            return text.parse().map(WeightsChoice::S3);
         }
         let path = PathBuf::from(text);
         // A word without a dot or a slash is a mistyped name rather than a file, unless it is there.
@@ -166,6 +175,7 @@ impl fmt::Display for WeightsChoice {
             WeightsChoice::Named(named) => f.write_str(named.name()),
             WeightsChoice::Seeded(seed) => write!(f, "seeded:{seed}"),
             WeightsChoice::Path(path) => write!(f, "{}", path.display()),
+            WeightsChoice::S3(address) => write!(f, "{address}"),
         }
     }
 }
@@ -182,6 +192,7 @@ mod tests {
             "torchvision-v2",
             "seeded:7",
             "a/b.pth",
+            "s3://b/c d/e.pth",
         ] {
             assert_eq!(text.parse::<WeightsChoice>().unwrap().to_string(), text);
         }

@@ -171,10 +171,7 @@ fn plan(context: &Context, catalog: &Catalog) -> Result<(), Failure> {
         "memory        about {} a rank for the factorisation",
         size(pca::memory_bytes(solver, &pca, (n, d), on))
     );
-    println!(
-        "would write   {} (it can be written)",
-        settings.output.display()
-    );
+    println!("would write   {} (it can be written)", settings.output);
     Ok(())
 }
 

@@ -13,17 +13,17 @@ use crate::output::metrics::Task;
 use crate::output::model_file::ModelFile;
 use crate::output::shard::Provenance;
 use crate::pca::{Components, Model, PcaSettings};
-use crate::store::local;
+use crate::store::{Location, Store};
 use crate::timing::Phase;
 use serde::de::DeserializeOwned;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tracing::{info, warn};
 
 /// The settings of `p8 transform`.
 #[derive(Debug, Clone)]
 pub struct TransformTask {
     /// The file of the model.
-    pub model: PathBuf,
+    pub model: Location,
     /// Stored features instead of images.
     pub features: Option<StoredFeatures>,
     /// Whether the weights were named, or are to be those that the model names.
@@ -52,7 +52,7 @@ pub fn transform(task: &TransformTask, comm: &Comm) -> Result<(), Failure> {
     } else {
         Ok(())
     })?;
-    let (model, provenance) = load(&task.model, comm)?;
+    let (model, provenance) = load(&task.settings.store, &task.model, comm)?;
     match &task.features {
         Some(features) => of_stored(task, features, &model, &provenance, comm),
         None => of_images(task, &model, &provenance, comm),
@@ -61,15 +61,22 @@ pub fn transform(task: &TransformTask, comm: &Comm) -> Result<(), Failure> {
 
 /// Results of this task would take the place of those that belong to the model.
 fn refuse_folder_of_model(task: &TransformTask) -> Result<(), Failure> {
-    let folder = |path: &Path| std::fs::canonicalize(path).ok();
-    let of_model = folder(&task.model).and_then(|file| file.parent().map(Path::to_path_buf));
-    if of_model.is_some() && of_model == folder(&task.settings.output) {
+    let is_there = match (&task.model, &task.settings.output) {
+        (Location::Local(model), Location::Local(output)) => {
+            let folder = |path: &Path| std::fs::canonicalize(path).ok();
+            let of_model = folder(model).and_then(|file| file.parent().map(Path::to_path_buf));
+            of_model.is_some() && of_model == folder(output)
+        }
+        (Location::S3(model), Location::S3(output)) => *model == output.join(model.name()),
+        _ => false,
+    };
+    if is_there {
         return Err(Failure::new(
             Kind::Usage,
             format!(
                 "cannot write to {:?}: the model and its results are there; name another folder with \
                  --output",
-                task.settings.output.display().to_string()
+                task.settings.output.to_string()
             ),
         ));
     }
@@ -77,13 +84,9 @@ fn refuse_folder_of_model(task: &TransformTask) -> Result<(), Failure> {
 }
 
 /// Reads the model on rank 0 and hands it to all ranks.
-fn load(path: &Path, comm: &Comm) -> Result<(Model, Provenance), Failure> {
-    let of_file = |failure: Failure| {
-        Failure::new(
-            failure.kind,
-            format!("{:?}: {failure}", path.display().to_string()),
-        )
-    };
+fn load(store: &Store, file: &Location, comm: &Comm) -> Result<(Model, Provenance), Failure> {
+    let of_file =
+        |failure: Failure| Failure::new(failure.kind, format!("{:?}: {failure}", file.to_string()));
     let read = |bytes: &[u8]| {
         ModelFile::read(bytes)
             .map_err(Failure::from)
@@ -91,9 +94,10 @@ fn load(path: &Path, comm: &Comm) -> Result<(Model, Provenance), Failure> {
             .map_err(of_file)
     };
     let mut bytes = comm.agree(if comm.rank() == 0 {
-        local::read(path)
+        store
+            .read(file)
             .map_err(Failure::from)
-            .and_then(|bytes| read(&bytes).map(|_| bytes))
+            .and_then(|bytes| read(&bytes).map(|_| Vec::from(bytes)))
     } else {
         Ok(Vec::new())
     })?;
@@ -259,7 +263,7 @@ fn settings_of(
 fn weights_of_model(id: &str) -> Result<WeightsChoice, Failure> {
     match id.parse() {
         Ok(choice @ (WeightsChoice::Named(_) | WeightsChoice::Seeded(_))) => Ok(choice),
-        Ok(WeightsChoice::Path(_)) | Err(_) => Err(Failure::new(
+        Ok(WeightsChoice::Path(_) | WeightsChoice::S3(_)) | Err(_) => Err(Failure::new(
             Kind::Usage,
             format!("the model was fitted with weights from a file, {id}: name it with --weights"),
         )),

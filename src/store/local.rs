@@ -17,6 +17,14 @@ pub fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
     })
 }
 
+/// Opens a file to read parts of it.
+pub fn open(path: &Path) -> Result<File, StoreError> {
+    File::open(path).map_err(|source| StoreError::Read {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
 /// Makes a folder and those above it.
 pub fn create_folder(path: &Path) -> Result<(), StoreError> {
     fs::create_dir_all(path).map_err(|source| StoreError::CreateFolder {
