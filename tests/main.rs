@@ -12,6 +12,8 @@ mod parity;
 mod pipeline;
 mod precision;
 mod resume;
+mod s3;
+mod s3_runs;
 mod sample;
 mod scripts;
 mod slurm;

@@ -252,6 +252,12 @@ pub fn store(s3: S3Options, environment: &dyn Fn(&str) -> Option<OsString>) -> S
         region: s3.region,
         path_style: s3.path_style,
         anonymous: s3.anonymous,
+        all_checksums: [
+            "AWS_REQUEST_CHECKSUM_CALCULATION",
+            "AWS_RESPONSE_CHECKSUM_VALIDATION",
+        ]
+        .into_iter()
+        .any(|name| environment(name).is_some()),
         ..S3Settings::default()
     })
 }

@@ -36,6 +36,8 @@ enum Source {
     Object {
         place: Location,
         etag: String,
+        /// Time of the last change in seconds since 1970.
+        modified: i64,
     },
 }
 
@@ -57,7 +59,7 @@ impl Entry {
     pub fn read(&self, store: &Store) -> Result<Bytes, StoreError> {
         match &self.source {
             Source::File { path, .. } => store.read(&Location::Local(path_of(path).into())),
-            Source::Object { place, etag } => store.read_version(place, Some(etag)),
+            Source::Object { place, etag, .. } => store.read_version(place, Some(etag)),
         }
     }
 
@@ -67,13 +69,20 @@ impl Entry {
     }
 
     /// What tells whether a file is still the one that was featurized: name, size, and the time of the
-    /// last change or, of an object, the ETag.
+    /// last change or, of an object, the ETag where the store has one.
     pub fn identity(&self) -> String {
         match &self.source {
             Source::File { path, modified } => {
                 format!("{} {modified} {:?}", self.bytes, path_of(path))
             }
-            Source::Object { place, etag } => format!("{} {etag} {place}", self.bytes),
+            Source::Object {
+                place,
+                etag,
+                modified,
+            } => match etag.as_str() {
+                "" => format!("{} {modified} {place}", self.bytes),
+                etag => format!("{} {etag} {place}", self.bytes),
+            },
         }
     }
 
@@ -84,6 +93,7 @@ impl Entry {
             source: Source::Object {
                 place: Location::S3(object.address),
                 etag: object.etag,
+                modified: object.modified,
             },
         }
     }

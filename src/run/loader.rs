@@ -33,7 +33,7 @@ pub struct Loader {
     /// One ticket for every image that may be ahead.
     tickets: Sender<()>,
     /// Loaded before their turn.
-    early: BTreeMap<usize, Loaded>,
+    early: BTreeMap<usize, Answer>,
     next: usize,
 }
 
@@ -134,24 +134,24 @@ impl Loader {
         }
     }
 
-    /// The next image in order.
+    /// The next image in order; a failure too comes in its turn, so that the images before it are not lost.
     ///
     /// # Errors
     /// When the store fails in a way that concerns all images.
     pub fn next(&mut self) -> Answer {
-        let loaded = loop {
-            if let Some(loaded) = self.early.remove(&self.next) {
-                break loaded;
+        let answer = loop {
+            if let Some(answer) = self.early.remove(&self.next) {
+                break answer;
             }
             let (position, answer) = self.results.recv().map_err(|_| {
                 Failure::new(Kind::Internal, "the threads that load images ended early")
             })?;
-            self.early.insert(position, answer?);
+            self.early.insert(position, answer);
         };
         self.next += 1;
         // Refused only when no thread is left that could use the ticket.
         let _ = self.tickets.send(());
-        Ok(loaded)
+        answer
     }
 }
 

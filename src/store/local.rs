@@ -171,6 +171,13 @@ pub fn remove_folder(path: &Path) -> Result<(), StoreError> {
     }
 }
 
+fn is_no_folder(error: io::ErrorKind) -> bool {
+    matches!(
+        error,
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
 /// The paths in a folder, sorted; none where the folder is not there.
 pub fn files(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let list_error = |source| StoreError::List {
@@ -179,7 +186,7 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     };
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if is_no_folder(error.kind()) => return Ok(Vec::new()),
         Err(error) => return Err(list_error(error)),
     };
     let mut paths = entries

@@ -164,12 +164,15 @@ where
         return cause;
     }
     match error {
-        SdkError::ServiceError(service) => of_answer(
-            service.err().code().unwrap_or_default(),
-            service.err().message().unwrap_or_default(),
-            service.raw(),
-            client,
-        ),
+        SdkError::ServiceError(service) => {
+            let message = service.err().message();
+            of_answer(
+                service.err().code().unwrap_or_default(),
+                &message.map_or_else(|| deepest(error), str::to_string),
+                service.raw(),
+                client,
+            )
+        }
         SdkError::TimeoutError(_) => Cause::Timeout { attempts },
         SdkError::DispatchFailure(failure) if failure.is_timeout() => Cause::Timeout { attempts },
         SdkError::DispatchFailure(failure) => Cause::Connection {
@@ -237,10 +240,10 @@ fn of_answer(code: &str, message: &str, raw: &HttpResponse, client: &Client) -> 
         },
         (_, 404) => Cause::NoSuchKey,
         (_, 401 | 403) => Cause::Denied { code: shown() },
-        _ => Cause::Other(match message {
-            "" => format!("the store answers {} (status {status})", shown()),
-            message => format!("the store answers {}: {message} (status {status})", shown()),
-        }),
+        _ => Cause::Other(format!(
+            "the store answers {}: {message} (status {status})",
+            shown()
+        )),
     }
 }
 

@@ -10,8 +10,10 @@ pub struct Object {
     pub address: Address,
     /// Size in bytes.
     pub bytes: u64,
-    /// What tells this content from any other under the same key.
+    /// What tells this content from any other under the same key; empty where the store does not say.
     pub etag: String,
+    /// Time of the last change in seconds since 1970.
+    pub modified: i64,
 }
 
 impl S3 {
@@ -72,6 +74,7 @@ impl S3 {
                             .and_then(|size| u64::try_from(size).ok())
                             .unwrap_or(0),
                         etag: object.e_tag.unwrap_or_default(),
+                        modified: object.last_modified.map_or(0, |time| time.secs()),
                     });
                 }
             }

@@ -17,12 +17,12 @@ pub use address::Address;
 pub use error::{Action, Cause, S3Error};
 pub use list::Object;
 
-use aws_config::BehaviorVersion;
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, ConfigLoader};
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::interceptors::{
     BeforeSerializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
@@ -55,6 +55,10 @@ pub struct S3Settings {
     pub path_style: bool,
     /// Without credentials, for public buckets.
     pub anonymous: bool,
+    /// Checksums of requests and answers as the SDK is configured, also where the store is not Amazon's.
+    /// Otherwise such a store is spared them where the protocol does not demand them: many do not know
+    /// the newer ones.
+    pub all_checksums: bool,
     /// How often a request is tried.
     pub attempts: u32,
     /// The longest wait for the first byte of an answer, and for the next one.
@@ -70,6 +74,7 @@ impl Default for S3Settings {
             region: None,
             path_style: false,
             anonymous: false,
+            all_checksums: false,
             attempts: 8,
             patience: Duration::from_secs(30),
             backoff: Duration::from_millis(500),
@@ -117,13 +122,24 @@ impl S3 {
     /// # Errors
     /// When the threads of the client cannot be started.
     pub fn connect(settings: &S3Settings) -> std::io::Result<Self> {
+        S3::connect_with(settings, |loader| loader)
+    }
+
+    /// As [`S3::connect`], with other settings of the SDK, such as credentials that stand nowhere.
+    ///
+    /// # Errors
+    /// As [`S3::connect`].
+    pub fn connect_with(
+        settings: &S3Settings,
+        adapt: impl FnOnce(ConfigLoader) -> ConfigLoader,
+    ) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("p8-s3")
             .enable_all()
             .build()?;
         let counters = Arc::new(Counters::default());
-        let (client, region) = runtime.block_on(client(settings, &counters));
+        let (client, region) = runtime.block_on(client(settings, adapt, &counters));
         Ok(S3 {
             runtime,
             client,
@@ -174,7 +190,11 @@ impl S3 {
 }
 
 /// The client and its region.
-async fn client(settings: &S3Settings, counters: &Arc<Counters>) -> (aws_sdk_s3::Client, String) {
+async fn client(
+    settings: &S3Settings,
+    adapt: impl FnOnce(ConfigLoader) -> ConfigLoader,
+    counters: &Arc<Counters>,
+) -> (aws_sdk_s3::Client, String) {
     let http = HttpBuilder::new()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
         .build_https();
@@ -216,7 +236,7 @@ async fn client(settings: &S3Settings, counters: &Arc<Counters>) -> (aws_sdk_s3:
     if settings.anonymous {
         loader = loader.no_credentials();
     }
-    let shared = loader.load().await;
+    let shared = adapt(loader).load().await;
     let mut config = aws_sdk_s3::config::Builder::from(&shared)
         .force_path_style(settings.path_style)
         .interceptor(Count(counters.clone()))
@@ -227,14 +247,10 @@ async fn client(settings: &S3Settings, counters: &Arc<Counters>) -> (aws_sdk_s3:
                 .token_bucket(aws_sdk_s3::config::retry::TokenBucket::unlimited())
                 .build(),
         );
-    // Many stores that speak the protocol do not know the newer checksums.
-    if shared.endpoint_url().is_some() {
-        if shared.request_checksum_calculation().is_none() {
-            config = config.request_checksum_calculation(RequestChecksumCalculation::WhenRequired);
-        }
-        if shared.response_checksum_validation().is_none() {
-            config = config.response_checksum_validation(ResponseChecksumValidation::WhenRequired);
-        }
+    if shared.endpoint_url().is_some() && !settings.all_checksums {
+        config = config
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     }
     (
         aws_sdk_s3::Client::from_conf(config.build()),
