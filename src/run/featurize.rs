@@ -25,6 +25,7 @@ use crate::timing::{Phase, Phases};
 use bytes::Bytes;
 use ndarray::Array2;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Instant;
 
 /// Fewest images that go through the network at once. An image's features do not depend on it; it only
@@ -232,7 +233,8 @@ fn compute<'a>(
     std::thread::scope(|scope| {
         let mut loader = Loader::start(scope, job, &new, 2 * batch_size + job.threads);
         let mut first_features = None;
-        for (batch, positions) in new.chunks(batch_size).zip(positions.chunks(batch_size)) {
+        for range in batches(new.len(), job.threads, batch_size) {
+            let (batch, positions) = (&new[range.clone()], &positions[range]);
             let loaded = batch
                 .iter()
                 .map(|_| loader.next())
@@ -250,6 +252,17 @@ fn compute<'a>(
         }
         filling.take_earlier(images.len())?;
         Ok(first_features)
+    })
+}
+
+/// The ranges of the batches. The first has one image for each thread: while the loaders have little
+/// ready, the network need not wait for more.
+fn batches(images: usize, first: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut end = 0;
+    std::iter::from_fn(move || {
+        let start = end;
+        end = images.min(start + if start == 0 { first } else { size });
+        (start < end).then_some(start..end)
     })
 }
 
@@ -403,4 +416,18 @@ fn batch_features(
         ),
         other => Failure::from(other),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::batches;
+
+    #[test]
+    fn batches_cover_all_images_and_the_first_is_small() {
+        let of = |images| batches(images, 2, 16).collect::<Vec<_>>();
+        assert_eq!(of(0), []);
+        assert_eq!(of(1), [0..1]);
+        assert_eq!(of(18), [0..2, 2..18]);
+        assert_eq!(of(20), [0..2, 2..18, 18..20]);
+    }
 }
