@@ -38,8 +38,8 @@ macro_rules! of_pixels {
     };
 }
 
-/// By stride (16 floats, 32 floats, any) and pixels. With a known stride the pixels' offsets are
-/// part of the instructions.
+/// By stride (16 floats and 32 floats with blocks of 16 channels, any with any) and pixels. With a known
+/// stride the pixels' offsets are part of the instructions.
 static CONV: [[ConvTile; MAX_PIXELS]; 3] = [of_pixels!(16), of_pixels!(32), of_pixels!(0)];
 
 /// Computes a tile.
@@ -50,9 +50,9 @@ static CONV: [[ConvTile; MAX_PIXELS]; 3] = [of_pixels!(16), of_pixels!(32), of_p
 /// [`super::Kernels::conv_tile`] with this file's `MAX_PIXELS` and `MAX_BLOCKS`.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn conv_f32_6x16_avx2(tile: &Tile<'_>, output: &mut [f32]) {
-    let stride = match tile.pixel_stride {
-        16 => 0,
-        32 => 1,
+    let stride = match (tile.pixel_stride, tile.depth) {
+        (16, BLOCK) => 0,
+        (32, BLOCK) => 1,
         _ => 2,
     };
     let conv = CONV[stride][tile.pixels - 1];
@@ -68,10 +68,10 @@ pub(super) unsafe fn conv_f32_6x16_avx2(tile: &Tile<'_>, output: &mut [f32]) {
 /// [`super::Kernels::conv_tile`].
 #[target_feature(enable = "avx2,fma")]
 unsafe fn conv<const PIXELS: usize, const STRIDE: usize>(tile: &Tile<'_>, output: &mut [f32]) {
-    let stride = if STRIDE == 0 {
-        tile.pixel_stride
+    let (stride, depth) = if STRIDE == 0 {
+        (tile.pixel_stride, tile.depth)
     } else {
-        STRIDE
+        (STRIDE, BLOCK)
     };
     let mut sums = [[_mm256_setzero_ps(); VECTORS]; PIXELS];
     if let Some(bias) = tile.bias {
@@ -85,11 +85,11 @@ unsafe fn conv<const PIXELS: usize, const STRIDE: usize>(tile: &Tile<'_>, output
     let mut weights = tile.weights.as_ptr();
     for &tap in tile.taps {
         for block in 0..tile.blocks {
-            // SAFETY: `input_extent` covers every tap, block and pixel with its 16 channels, and
+            // SAFETY: `input_extent` covers every tap, block and pixel with its channels, and
             // `weights_extent` as many rows of weights as this loop takes steps.
             unsafe {
                 let input = tile.input.as_ptr().add(tap + block * tile.block_stride);
-                for channel in 0..BLOCK {
+                for channel in 0..depth {
                     let mut row = [_mm256_setzero_ps(); VECTORS];
                     unroll!(up to 2: vector < VECTORS {
                         row[vector] = _mm256_loadu_ps(weights.add(vector * LANES));

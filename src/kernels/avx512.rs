@@ -46,11 +46,15 @@ macro_rules! of_pixels {
     };
 }
 
-/// By stride (16 floats, 32 floats, any), output blocks and pixels. With a known stride the pixels'
-/// offsets are part of the instructions.
-static CONV: [[[ConvTile; MAX_PIXELS]; MAX_BLOCKS]; 3] = [
+/// Floats from one pixel of the first layer to the next: stride 2 over three colours.
+const FIRST_LAYER: usize = 6;
+
+/// By stride, output blocks and pixels. With a known stride the pixels' offsets are part of the
+/// instructions. Strides of 16 and 32 floats go with blocks of 16 channels, the others with any.
+static CONV: [[[ConvTile; MAX_PIXELS]; MAX_BLOCKS]; 4] = [
     [of_pixels!(1, 16), of_pixels!(2, 16)],
     [of_pixels!(1, 32), of_pixels!(2, 32)],
+    [of_pixels!(1, 6), of_pixels!(2, 6)],
     [of_pixels!(1, 0), of_pixels!(2, 0)],
 ];
 
@@ -62,10 +66,11 @@ static CONV: [[[ConvTile; MAX_PIXELS]; MAX_BLOCKS]; 3] = [
 /// [`super::Kernels::conv_tile`] with this file's `MAX_PIXELS` and `MAX_BLOCKS`.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn conv_f32_14x32_avx512(tile: &Tile<'_>, output: &mut [f32]) {
-    let stride = match tile.pixel_stride {
-        16 => 0,
-        32 => 1,
-        _ => 2,
+    let stride = match (tile.pixel_stride, tile.depth) {
+        (16, BLOCK) => 0,
+        (32, BLOCK) => 1,
+        (FIRST_LAYER, _) => 2,
+        _ => 3,
     };
     let conv = CONV[stride][tile.out_blocks - 1][tile.pixels - 1];
     // SAFETY: the caller's promise, and the entry is the one for this tile.
@@ -83,10 +88,10 @@ unsafe fn conv<const PIXELS: usize, const BLOCKS: usize, const STRIDE: usize>(
     tile: &Tile<'_>,
     output: &mut [f32],
 ) {
-    let stride = if STRIDE == 0 {
-        tile.pixel_stride
-    } else {
-        STRIDE
+    let (stride, depth) = match STRIDE {
+        0 => (tile.pixel_stride, tile.depth),
+        FIRST_LAYER => (FIRST_LAYER, tile.depth),
+        _ => (STRIDE, BLOCK),
     };
     let mut sums = [[_mm512_setzero_ps(); BLOCKS]; PIXELS];
     if let Some(bias) = tile.bias {
@@ -115,12 +120,12 @@ unsafe fn conv<const PIXELS: usize, const BLOCKS: usize, const STRIDE: usize>(
     let mut weights = tile.weights.as_ptr();
     for &tap in tile.taps {
         for block in 0..tile.blocks {
-            // SAFETY: `input_extent` covers every tap, block and pixel with its 16 channels, and
+            // SAFETY: `input_extent` covers every tap, block and pixel with its channels, and
             // `weights_extent` as many rows of weights as this loop takes steps. A prefetch behind
             // the weights reads nothing.
             unsafe {
                 let input = tile.input.as_ptr().add(tap + block * tile.block_stride);
-                for channel in 0..BLOCK {
+                for channel in 0..depth {
                     let mut row = [_mm512_setzero_ps(); BLOCKS];
                     unroll!(up to 2: block < BLOCKS {
                         row[block] = _mm512_loadu_ps(weights.add(block * BLOCK));

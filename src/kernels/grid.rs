@@ -81,6 +81,7 @@ struct Shape {
     out_blocks: usize,
     taps: usize,
     blocks: usize,
+    depth: usize,
     pixel_stride: usize,
     bias: bool,
     residual: bool,
@@ -103,14 +104,14 @@ impl Data {
     fn new(shape: Shape) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(7);
         // Rows of three taps that overlap, as those of a 3x3 convolution do, and last row first.
-        let row = shape.pixels * shape.pixel_stride + 32;
+        let row = shape.pixels * shape.pixel_stride + 2 * BLOCK + shape.depth;
         let taps: Vec<usize> = (0..shape.taps)
             .rev()
             .map(|tap| tap / 3 * row + tap % 3 * BLOCK)
             .collect();
         let block_stride = 3 * row + 5;
         let width = shape.out_blocks * BLOCK;
-        let rows = shape.taps * shape.blocks * BLOCK;
+        let rows = shape.taps * shape.blocks * shape.depth;
         let mut data = Data {
             shape,
             input: Guarded::new(0),
@@ -141,6 +142,7 @@ impl Data {
             pixel_stride: self.shape.pixel_stride,
             block_stride: self.block_stride,
             blocks: self.shape.blocks,
+            depth: self.shape.depth,
             weights: self.weights.slice(),
             out_blocks: self.shape.out_blocks,
             pixels: self.shape.pixels,
@@ -175,16 +177,17 @@ impl Data {
     fn terms(&self, pixel: usize) -> impl Iterator<Item = (usize, usize)> {
         let Shape {
             blocks,
+            depth,
             pixel_stride,
             ..
         } = self.shape;
         let block_stride = self.block_stride;
         let first = pixel * pixel_stride;
         self.taps.iter().enumerate().flat_map(move |(tap, offset)| {
-            (0..blocks * BLOCK).map(move |channel| {
-                let block = channel / BLOCK * block_stride;
-                let row = tap * blocks * BLOCK + channel;
-                (first + offset + block + channel % BLOCK, row)
+            (0..blocks * depth).map(move |channel| {
+                let block = channel / depth * block_stride;
+                let row = tap * blocks * depth + channel;
+                (first + offset + block + channel % depth, row)
             })
         })
     }
@@ -238,13 +241,17 @@ fn shapes(kernels: &Kernels) -> Vec<Shape> {
     for pixels in 1..=kernels.max_pixels {
         for out_blocks in 1..=kernels.max_blocks {
             for (taps, blocks) in [(1, 1), (1, 3), (9, 2)] {
-                for pixel_stride in [16, 32, 40] {
+                // The last three are those of the first layer, and what no layer has.
+                for (pixel_stride, depth) in
+                    [(16, 16), (32, 16), (40, 16), (6, 21), (16, 21), (6, 1)]
+                {
                     for extras in 0..8 {
                         shapes.push(Shape {
                             pixels,
                             out_blocks,
                             taps,
                             blocks,
+                            depth,
                             pixel_stride,
                             bias: extras & 1 != 0,
                             residual: extras & 2 != 0,
@@ -270,7 +277,7 @@ fn every_kernel_agrees_with_the_scalar_one() {
             // the sum of the terms' magnitudes of the exact value (Higham, Accuracy and Stability
             // of Numerical Algorithms, 2002, section 3.1). Cutting at zero brings them no farther
             // apart.
-            let roundings = (shape.taps * shape.blocks * BLOCK + 2) as f64;
+            let roundings = (shape.taps * shape.blocks * shape.depth + 2) as f64;
             let unit = f64::from(f32::EPSILON) / 2.0;
             let gamma = roundings * unit / (1.0 - roundings * unit);
             let magnitudes = data.folded(
@@ -320,12 +327,13 @@ fn every_kernel_adds_in_the_promised_order() {
 fn a_pixel_has_the_same_bits_alone_and_in_any_tile() {
     for kernels in every_kernel() {
         for pixels in 1..=kernels.max_pixels {
-            for pixel_stride in [16, 32, 40] {
+            for (pixel_stride, depth) in [(16, 16), (32, 16), (40, 16), (6, 21)] {
                 let data = Data::new(Shape {
                     pixels,
                     out_blocks: kernels.max_blocks,
                     taps: 9,
                     blocks: 2,
+                    depth,
                     pixel_stride,
                     bias: true,
                     residual: true,
@@ -397,6 +405,7 @@ fn identity_weights_copy_the_input() {
             pixel_stride: BLOCK,
             block_stride: 0,
             blocks: 1,
+            depth: BLOCK,
             weights: &weights,
             out_blocks: 1,
             pixels: 3,
@@ -430,6 +439,7 @@ fn what_is_no_number_stays_in_its_pixel_and_is_not_cut_away() {
                 out_blocks: kernels.max_blocks,
                 taps: 1,
                 blocks: 2,
+                depth: BLOCK,
                 pixel_stride: 16,
                 bias: true,
                 residual: false,

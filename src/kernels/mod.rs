@@ -4,10 +4,11 @@
 //! neighbouring channels of a pixel are one vector; missing channels are zero. One kernel, the
 //! convolution tile ([`Tile`]), computes a few pixels by one or two blocks of sixteen output
 //! channels, and all convolutions are made of it: 1x1 with any stride, k x k as k² taps over an
-//! input with a border of zeros, and the matrix products of im2col and Winograd.
+//! input with a border of zeros, the first layer's 7 x 7 as seven runs of 21 values, and the matrix
+//! products of Winograd.
 //!
 //! Every kernel adds in the same order: the accumulator starts as the bias, then come the taps, in
-//! each tap the channel blocks, in each block the sixteen channels, then the residual is added and
+//! each tap the channel blocks, in each block its channels, then the residual is added and
 //! negative values are cut. The result of a pixel therefore does not depend on the tile that it is
 //! computed in. NEON, AVX2 and AVX-512 fuse multiplication and addition and give the same bits; the
 //! scalar kernel rounds twice and does not.
@@ -71,7 +72,10 @@ pub struct Tile<'a> {
     pub block_stride: usize,
     /// Channel blocks of the input, at least one.
     pub blocks: usize,
-    /// `[taps, blocks, 16, out_blocks * 16]`, as [`PackedWeights`] holds them.
+    /// Neighbouring values of a block that are read, at least one: [`BLOCK`] but where the input is no
+    /// feature map.
+    pub depth: usize,
+    /// `[taps, blocks, depth, out_blocks * 16]`, as [`PackedWeights`] holds them.
     pub weights: &'a [f32],
     /// Blocks of output channels.
     pub out_blocks: usize,
@@ -98,7 +102,7 @@ impl Tile<'_> {
         farthest_tap
             .saturating_add(last_block)
             .saturating_add(last_pixel)
-            .saturating_add(BLOCK)
+            .saturating_add(self.depth)
     }
 
     /// Floats of the output, and of the residual, up to the last value of the tile, or `usize::MAX`
@@ -113,7 +117,8 @@ impl Tile<'_> {
         self.taps
             .len()
             .saturating_mul(self.blocks)
-            .saturating_mul(BLOCK * BLOCK)
+            .saturating_mul(self.depth)
+            .saturating_mul(BLOCK)
             .saturating_mul(self.out_blocks)
     }
 }
@@ -193,7 +198,7 @@ impl Kernels {
     }
 
     /// Computes one tile into `output`, which starts at the tile's first pixel and first channel;
-    /// floats between and behind the tile's values stay as they are. 2 * taps * blocks * 16 *
+    /// floats between and behind the tile's values stay as they are. 2 * taps * blocks * depth *
     /// pixels * `out_blocks` * 16 operations.
     ///
     /// # Panics
@@ -210,7 +215,7 @@ impl Kernels {
             self.conv_name
         );
         assert!(
-            !tile.taps.is_empty() && tile.blocks > 0,
+            !tile.taps.is_empty() && tile.blocks > 0 && tile.depth > 0,
             "a tile without input"
         );
         assert!(
@@ -326,6 +331,7 @@ mod tests {
             pixel_stride: BLOCK,
             block_stride: 4 * BLOCK,
             blocks: 1,
+            depth: BLOCK,
             weights: &weights,
             out_blocks: 1,
             pixels: 4,
@@ -355,6 +361,7 @@ mod tests {
             ),
             ("no tap", Tile { taps: &[], ..good }),
             ("no input block", Tile { blocks: 0, ..good }),
+            ("no depth", Tile { depth: 0, ..good }),
             (
                 "short input",
                 Tile {

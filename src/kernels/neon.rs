@@ -39,8 +39,8 @@ macro_rules! of_pixels {
     };
 }
 
-/// By stride (16 floats, 32 floats, any) and pixels. With a known stride the pixels' offsets are
-/// part of the instructions.
+/// By stride (16 floats and 32 floats with blocks of 16 channels, any with any) and pixels. With a known
+/// stride the pixels' offsets are part of the instructions.
 static CONV: [[ConvTile; MAX_PIXELS]; 3] = [of_pixels!(16), of_pixels!(32), of_pixels!(0)];
 
 /// Computes a tile.
@@ -51,9 +51,9 @@ static CONV: [[ConvTile; MAX_PIXELS]; 3] = [of_pixels!(16), of_pixels!(32), of_p
 /// with this file's `MAX_PIXELS` and `MAX_BLOCKS`.
 #[target_feature(enable = "neon")]
 pub(super) unsafe fn conv_f32_6x16_neon(tile: &Tile<'_>, output: &mut [f32]) {
-    let stride = match tile.pixel_stride {
-        16 => 0,
-        32 => 1,
+    let stride = match (tile.pixel_stride, tile.depth) {
+        (16, BLOCK) => 0,
+        (32, BLOCK) => 1,
         _ => 2,
     };
     let conv = CONV[stride][tile.pixels - 1];
@@ -93,10 +93,10 @@ unsafe fn add_channel<const PIXELS: usize, const LANE: i32>(
 /// [`super::Kernels::conv_tile`].
 #[target_feature(enable = "neon")]
 unsafe fn conv<const PIXELS: usize, const STRIDE: usize>(tile: &Tile<'_>, output: &mut [f32]) {
-    let stride = if STRIDE == 0 {
-        tile.pixel_stride
+    let (stride, depth) = if STRIDE == 0 {
+        (tile.pixel_stride, tile.depth)
     } else {
-        STRIDE
+        (STRIDE, BLOCK)
     };
     let mut sums = [[vdupq_n_f32(0.0); VECTORS]; PIXELS];
     if let Some(bias) = tile.bias {
@@ -110,11 +110,12 @@ unsafe fn conv<const PIXELS: usize, const STRIDE: usize>(tile: &Tile<'_>, output
     let mut weights = tile.weights.as_ptr();
     for &tap in tile.taps {
         for block in 0..tile.blocks {
-            // SAFETY: `input_extent` covers every tap, block and pixel with its 16 channels, and
+            // SAFETY: `input_extent` covers every tap, block and pixel with its channels, and
             // `weights_extent` as many rows of weights as this loop takes steps.
             unsafe {
                 let input = tile.input.as_ptr().add(tap + block * tile.block_stride);
-                for channel in (0..BLOCK).step_by(LANES) {
+                let whole = depth / LANES * LANES;
+                for channel in (0..whole).step_by(LANES) {
                     let mut inputs = [vdupq_n_f32(0.0); PIXELS];
                     unroll!(up to 6: pixel < PIXELS {
                         inputs[pixel] = vld1q_f32(input.add(pixel * stride + channel));
@@ -124,6 +125,14 @@ unsafe fn conv<const PIXELS: usize, const STRIDE: usize>(tile: &Tile<'_>, output
                     add_channel::<PIXELS, 2>(&mut sums, &inputs, weights.add(2 * BLOCK));
                     add_channel::<PIXELS, 3>(&mut sums, &inputs, weights.add(3 * BLOCK));
                     weights = weights.add(LANES * BLOCK);
+                }
+                for channel in whole..depth {
+                    let mut inputs = [vdupq_n_f32(0.0); PIXELS];
+                    unroll!(up to 6: pixel < PIXELS {
+                        inputs[pixel] = vld1q_dup_f32(input.add(pixel * stride + channel));
+                    });
+                    add_channel::<PIXELS, 0>(&mut sums, &inputs, weights);
+                    weights = weights.add(BLOCK);
                 }
             }
         }

@@ -6,7 +6,8 @@ use rayon::prelude::*;
 
 use super::{AlignedBuffer, BLOCK};
 
-/// The weights of a convolution, packed once: `[groups][taps, blocks, 16, out_blocks * 16]`.
+/// The weights of a convolution, packed once: `[groups][taps, blocks, depth, out_blocks * 16]`, where
+/// depth is [`BLOCK`] for feature maps.
 ///
 /// A group is as many blocks of output channels as a tile computes at once; the last one may be
 /// smaller. Channel counts are rounded up to whole blocks, and the weights of the missing channels
@@ -16,6 +17,7 @@ pub struct PackedWeights {
     data: AlignedBuffer,
     taps: usize,
     blocks: usize,
+    depth: usize,
     out_blocks: usize,
     group_blocks: usize,
 }
@@ -40,18 +42,24 @@ impl PackedWeights {
             "floats of weights"
         );
         let channels = (out_channels, in_channels);
-        PackedWeights::computed(channels, taps, group_blocks, |outs, in_channel, rows| {
-            for (lane, out_channel) in outs.enumerate() {
-                let first = (out_channel * in_channels + in_channel) * taps;
-                for (row, &weight) in rows.iter_mut().zip(&weights[first..][..taps]) {
-                    row[lane] = weight;
+        let taps_and_depth = (taps, BLOCK);
+        PackedWeights::computed(
+            channels,
+            taps_and_depth,
+            group_blocks,
+            |outs, in_channel, rows| {
+                for (lane, out_channel) in outs.enumerate() {
+                    let first = (out_channel * in_channels + in_channel) * taps;
+                    for (row, &weight) in rows.iter_mut().zip(&weights[first..][..taps]) {
+                        row[lane] = weight;
+                    }
                 }
-            }
-        })
+            },
+        )
     }
 
     /// Packs weights of `(out_channels, in_channels)` that are made on the way, by all threads of
-    /// the pool that this runs in.
+    /// the pool that this runs in, for an input of blocks of `depth` channels.
     ///
     /// `compute` gets up to sixteen neighbouring output channels and an input channel, and sets
     /// their weights in `[taps]` rows of zeros.
@@ -61,7 +69,7 @@ impl PackedWeights {
     /// Where a count is zero.
     pub fn computed(
         (out_channels, in_channels): (usize, usize),
-        taps: usize,
+        (taps, depth): (usize, usize),
         group_blocks: usize,
         compute: impl Fn(Range<usize>, usize, &mut [[f32; BLOCK]]) + Sync,
     ) -> Self {
@@ -69,9 +77,9 @@ impl PackedWeights {
             out_channels > 0 && in_channels > 0 && taps > 0 && group_blocks > 0,
             "weights [{out_channels}, {in_channels}, {taps}] in groups of {group_blocks}"
         );
-        let blocks = in_channels.div_ceil(BLOCK);
+        let blocks = in_channels.div_ceil(depth);
         let out_blocks = out_channels.div_ceil(BLOCK);
-        let rows = taps * blocks * BLOCK;
+        let rows = taps * blocks * depth;
         let mut data = AlignedBuffer::zeroed(rows * out_blocks * BLOCK);
         data.par_chunks_mut(rows * group_blocks * BLOCK)
             .enumerate()
@@ -88,7 +96,7 @@ impl PackedWeights {
                             weights.fill([0.0; BLOCK]);
                             compute(outs, in_channel, weights);
                             for (tap, weights) in weights.iter().enumerate() {
-                                let row = tap * blocks * BLOCK + in_channel;
+                                let row = tap * blocks * depth + in_channel;
                                 packed[row * width + block] = *weights;
                             }
                         }
@@ -99,6 +107,7 @@ impl PackedWeights {
             data,
             taps,
             blocks,
+            depth,
             out_blocks,
             group_blocks,
         }
@@ -112,6 +121,11 @@ impl PackedWeights {
     /// Channel blocks of the input.
     pub fn blocks(&self) -> usize {
         self.blocks
+    }
+
+    /// Channels in a block of the input.
+    pub fn depth(&self) -> usize {
+        self.depth
     }
 
     /// Blocks of output channels, of all groups together.
@@ -135,14 +149,14 @@ impl PackedWeights {
             .min(self.out_blocks - self.first_block_of(group))
     }
 
-    /// The weights of a group, `[taps, blocks, 16, out_blocks_of(group) * 16]`: those of a
+    /// The weights of a group, `[taps, blocks, depth, out_blocks_of(group) * 16]`: those of a
     /// [`super::Tile`].
     pub fn group(&self, group: usize) -> &[f32] {
         let length = self.taps * self.row_floats() * self.out_blocks_of(group);
         &self.data[self.start_of(group)..][..length]
     }
 
-    /// The weights of one tap of a group, `[blocks, 16, out_blocks_of(group) * 16]`: those of a
+    /// The weights of one tap of a group, `[blocks, depth, out_blocks_of(group) * 16]`: those of a
     /// tile with one tap, such as one of Winograd's products.
     pub fn tap(&self, group: usize, tap: usize) -> &[f32] {
         let length = self.row_floats() * self.out_blocks_of(group);
@@ -151,7 +165,7 @@ impl PackedWeights {
 
     /// Floats of one tap and one output block.
     fn row_floats(&self) -> usize {
-        self.blocks * BLOCK * BLOCK
+        self.blocks * self.depth * BLOCK
     }
 
     fn start_of(&self, group: usize) -> usize {
@@ -216,6 +230,33 @@ mod tests {
             }
             assert_eq!(out_blocks, out_channels.div_ceil(BLOCK));
             assert_eq!(out_blocks, packed.out_blocks());
+        }
+    }
+
+    #[test]
+    fn a_block_of_any_depth_is_not_filled_up() {
+        let (out_channels, depth, taps) = (40, 21, 7);
+        let channels = (out_channels, depth);
+        let packed = PackedWeights::computed(channels, (taps, depth), 2, |outs, channel, rows| {
+            for (lane, out_channel) in outs.enumerate() {
+                for (tap, row) in rows.iter_mut().enumerate() {
+                    row[lane] = weight(out_channel, channel, tap);
+                }
+            }
+        });
+        assert_eq!((packed.blocks(), packed.depth()), (1, depth));
+        for group in 0..packed.groups() {
+            let width = packed.out_blocks_of(group) * BLOCK;
+            assert_eq!(packed.group(group).len(), taps * depth * width);
+            for (at, &found) in packed.group(group).iter().enumerate() {
+                let (row, column) = (at / width, at % width);
+                let out_channel = packed.first_block_of(group) * BLOCK + column;
+                let expected = match out_channel < out_channels {
+                    true => weight(out_channel, row % depth, row / depth),
+                    false => 0.0,
+                };
+                assert_eq!(found, expected);
+            }
         }
     }
 

@@ -92,7 +92,8 @@ fn compute(isa: Isa, tile: &Tile<'_>, output: &mut [f32]) {
             for tap in tile.taps {
                 for block in 0..tile.blocks {
                     let at = tap + block * tile.block_stride + pixel * tile.pixel_stride;
-                    for (&input, &weight) in tile.input[at..][..BLOCK].iter().zip(&mut weights) {
+                    for (&input, &weight) in tile.input[at..][..tile.depth].iter().zip(&mut weights)
+                    {
                         sum = add_product(isa, sum, input, weight);
                     }
                 }
@@ -132,16 +133,19 @@ fn tiles_are_those_of_plain_loops(seed: u64, scale: f32, rare: Option<usize>) {
             let (blocks, taps) = (draw.between(1, 3), draw.between(1, 9));
             let any_stride = draw.between(0, 100);
             let taps: Vec<usize> = (0..taps).map(|_| draw.between(0, 300)).collect();
-            let weights = taps.len() * blocks * BLOCK * out_blocks * BLOCK;
+            let any_depth = draw.between(1, 40);
+            let depth = draw.pick(&[BLOCK, 21, any_depth]);
+            let weights = taps.len() * blocks * depth * out_blocks * BLOCK;
             let weights = draw.floats(weights, scale, rare);
             let bias = draw.floats(out_blocks * BLOCK, scale, rare);
             let smallest_stride = (out_blocks - 1) * pixels * BLOCK;
             let shape = Tile {
                 input: &[],
                 taps: &taps,
-                pixel_stride: draw.pick(&[16, 32, any_stride]),
+                pixel_stride: draw.pick(&[6, 16, 32, any_stride]),
                 block_stride: draw.between(0, 500),
                 blocks,
+                depth,
                 weights: &weights,
                 out_blocks,
                 pixels,
@@ -437,6 +441,7 @@ impl Convolution {
                         pixel_stride: self.stride * BLOCK,
                         block_stride: height * width * BLOCK,
                         blocks: packed.blocks(),
+                        depth: packed.depth(),
                         weights: packed.group(group),
                         out_blocks: packed.out_blocks_of(group),
                         pixels: kernels.max_pixels.min(out_width - first),

@@ -15,8 +15,8 @@ pub(super) fn conv_f32_14x32_scalar(tile: &Tile<'_>, output: &mut [f32]) {
             for (tap, &offset) in tile.taps.iter().enumerate() {
                 for block in 0..tile.blocks {
                     let at = offset + pixel * tile.pixel_stride + block * tile.block_stride;
-                    let input = &tile.input[at..][..BLOCK];
-                    let first_row = (tap * tile.blocks + block) * BLOCK;
+                    let input = &tile.input[at..][..tile.depth];
+                    let first_row = (tap * tile.blocks + block) * tile.depth;
                     for (channel, &value) in input.iter().enumerate() {
                         let at = (first_row + channel) * width + out_block * BLOCK;
                         let weights = &tile.weights[at..][..BLOCK];

@@ -53,11 +53,16 @@ impl Folded {
         &self.weights[(out_channel * self.in_channels + in_channel) * self.taps..][..self.taps]
     }
 
-    /// The scaled weights, rounded to f32 and packed.
+    /// The scaled weights, rounded to f32 and packed for an input of feature maps.
     pub fn packed(&self, kernels: &Kernels) -> PackedWeights {
+        self.packed_for_depth(kernels, BLOCK)
+    }
+
+    /// The same for an input of blocks of `depth` channels.
+    pub fn packed_for_depth(&self, kernels: &Kernels, depth: usize) -> PackedWeights {
         let channels = (self.out_channels, self.in_channels);
-        let blocks = kernels.max_blocks;
-        PackedWeights::computed(channels, self.taps, blocks, |outs, in_channel, rows| {
+        let (taps, blocks) = ((self.taps, depth), kernels.max_blocks);
+        PackedWeights::computed(channels, taps, blocks, |outs, in_channel, rows| {
             for (lane, out_channel) in outs.enumerate() {
                 let scale = self.scale[out_channel];
                 for (row, &weight) in rows.iter_mut().zip(self.filter(out_channel, in_channel)) {

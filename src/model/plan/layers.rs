@@ -55,19 +55,9 @@ impl Filters {
         }
     }
 
-    /// Channel blocks of the output.
-    pub fn out_blocks(&self) -> usize {
-        self.weights.out_blocks()
-    }
-
     /// Multiply-adds for a pixel of the output, those of filled-up channels among them.
     pub fn weights_per_pixel(&self) -> usize {
         self.weights.taps() * self.weights.blocks() * self.weights.out_blocks() * BLOCK * BLOCK
-    }
-
-    /// Groups of output blocks that the kernels compute together.
-    pub fn groups(&self) -> Range<usize> {
-        0..self.weights.groups()
     }
 
     /// A 1x1 convolution of `pixels` pixels, `[blocks, pixels, 16]` to the same.
@@ -106,7 +96,7 @@ impl Filters {
 
     /// A 1x1 convolution of a few pixels to some groups of output blocks; input and output with the
     /// floats between their channel blocks.
-    pub fn chunk(
+    fn chunk(
         &self,
         kernels: &Kernels,
         groups: Range<usize>,
@@ -205,6 +195,7 @@ impl Filters {
             pixel_stride: BLOCK,
             block_stride: 0,
             blocks: self.weights.blocks(),
+            depth: self.weights.depth(),
             weights: self.weights.group(group),
             out_blocks,
             pixels,

@@ -9,7 +9,7 @@ use crate::model::plan::{Arena, Crew, Operation, Plan, Step};
 /// How a step computes its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
-    /// The first convolution as a matrix product of gathered patches, and the maximum behind it.
+    /// The first convolution, row by row of its patches, and the maximum behind it.
     Stem,
     /// A 1x1 convolution: a matrix product over the pixels.
     Pointwise,
@@ -104,12 +104,12 @@ impl Plan {
             spent: vec![Duration::ZERO; 1 + steps().count()],
         };
         self.run_watched(crew, arena, images, features, &mut watch);
-        let (direct_flop, executed_flop) = self.stem.flop();
+        let flop = self.stem.flop();
         let stem = StepProfile {
             name: "conv1 and pool".into(),
             algorithm: Algorithm::Stem,
-            direct_flop,
-            executed_flop,
+            direct_flop: flop,
+            executed_flop: flop,
             seconds: 0.0,
         };
         let profiles = std::iter::once(stem).chain(steps().map(Step::profile));

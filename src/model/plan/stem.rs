@@ -1,31 +1,40 @@
 //! The first convolution, 7x7 with stride 2 and a border of three zeros, and the 3x3 maximum with
 //! stride 2 behind it: from bytes of RGB pixels to the first feature maps.
 //!
-//! Both are done for a few rows at a time, so that the output of the convolution, four times the
-//! size of the maximum's, never leaves the cache.
+//! Colours stay together in the image with its border, so that a row of a patch, seven pixels of
+//! three colours, is 21 neighbouring numbers, and the next patch begins six numbers later: the kernels
+//! read patches where they lie.
+//!
+//! Convolution and maximum are done for a few rows at a time, so that the output of the convolution,
+//! four times the size of the maximum's, never leaves the cache.
 
 use std::ops::Range;
 
 use crate::image::normalize;
 use crate::image::{ChannelOrder, Normalization};
-use crate::kernels::{AlignedBuffer, BLOCK, CacheSizes, Kernels};
+use crate::kernels::{AlignedBuffer, BLOCK, CacheSizes, Kernels, PackedWeights, Tile};
 use crate::model::plan::crew::Crew;
 use crate::model::plan::fold::Folded;
-use crate::model::plan::layers::{Extent, Filters, cache_for_activations};
+use crate::model::plan::layers::{Extent, cache_for_activations, pieces};
 
 /// The first convolution's kernel, and the pixels it reaches beyond an image.
 const KERNEL: usize = 7;
 const REACH: usize = KERNEL / 2;
 
-/// Input values of one output of the convolution.
-const PATCH: usize = KERNEL * KERNEL * 3;
-const PATCH_BLOCKS: usize = PATCH.div_ceil(BLOCK);
+/// Colours of a pixel.
+const COLOURS: usize = 3;
+
+/// Numbers of a row of a patch.
+const PATCH_ROW: usize = KERNEL * COLOURS;
 
 /// The convolution and the maximum.
 pub struct Stem {
-    filters: Filters,
-    tables: [[f32; 256]; 3],
-    colours: [usize; 3],
+    weights: PackedWeights,
+    bias: AlignedBuffer,
+    /// Where the rows of a patch begin.
+    taps: [usize; KERNEL],
+    tables: [[f32; 256]; COLOURS],
+    colours: [usize; COLOURS],
     side: usize,
     /// Rows of the output that are worked on at a time.
     band: usize,
@@ -33,9 +42,7 @@ pub struct Stem {
 
 /// What one thread needs beside input and output.
 pub struct StemRoom {
-    /// Inputs of the convolution, `[PATCH_BLOCKS, pixels of a band, 16]`.
-    patches: AlignedBuffer,
-    /// Its output, `[blocks, pixels of a band, 16]`.
+    /// Output of the convolution, `[blocks, pixels of a band, 16]`.
     convolved: AlignedBuffer,
 }
 
@@ -48,21 +55,28 @@ impl Stem {
         side: usize,
         normalization: &Normalization,
     ) -> Stem {
-        // Patches lie as (row, column, colour), weights as (colour, row, column).
+        // Weights are trained as (colour, row, column); a row's columns and colours become channels,
+        // and the rows taps.
         let area = KERNEL * KERNEL;
-        let filters = folded.weights.chunks_exact(PATCH);
+        let filters = folded.weights.chunks_exact(COLOURS * area);
         folded.weights = filters
-            .flat_map(|filter| (0..PATCH).map(|at| filter[at % 3 * area + at / 3]))
+            .flat_map(|filter| {
+                (0..PATCH_ROW * KERNEL).map(|at| {
+                    let (channel, row) = (at / KERNEL, at % KERNEL);
+                    filter[channel % COLOURS * area + row * KERNEL + channel / COLOURS]
+                })
+            })
             .collect();
-        folded.in_channels = PATCH;
-        folded.taps = 1;
-        let greys: Vec<u8> = (0..=u8::MAX).flat_map(|level| [level; 3]).collect();
+        folded.in_channels = PATCH_ROW;
+        folded.taps = KERNEL;
+        let weights = folded.packed_for_depth(kernels, PATCH_ROW);
+        let greys: Vec<u8> = (0..=u8::MAX).flat_map(|level| [level; COLOURS]).collect();
         let levels = normalize(&greys, normalization);
-        let filters = Filters::new(&folded, kernels, caches, true);
-        let blocks = PATCH_BLOCKS + filters.out_blocks();
-        let row = side.div_ceil(2) * blocks * BLOCK * size_of::<f32>();
+        let row = side.div_ceil(2) * weights.out_blocks() * BLOCK * size_of::<f32>();
         Stem {
-            filters,
+            weights,
+            bias: folded.rounded_bias(),
+            taps: std::array::from_fn(|row| row * bordered_row(side)),
             tables: std::array::from_fn(|channel| {
                 std::array::from_fn(|level| levels[channel * 256 + level])
             }),
@@ -90,29 +104,24 @@ impl Stem {
 
     /// Channel blocks of the output.
     pub fn out_blocks(&self) -> usize {
-        self.filters.out_blocks()
+        self.weights.out_blocks()
     }
 
-    /// Operations of the convolution for an image: in its definition, and in the matrix product with
-    /// its filled-up patches.
-    pub fn flop(&self) -> (f64, f64) {
-        let outputs = 2.0 * (self.convolved().pixels() * self.out_blocks() * BLOCK) as f64;
-        (
-            outputs * PATCH as f64,
-            outputs * (PATCH_BLOCKS * BLOCK) as f64,
-        )
+    /// Operations of the convolution for an image.
+    pub fn flop(&self) -> f64 {
+        let outputs = self.convolved().pixels() * self.out_blocks() * BLOCK;
+        2.0 * (outputs * KERNEL * PATCH_ROW) as f64
     }
 
     /// Floats of the normalised image with its border.
     pub fn bordered_floats(&self) -> usize {
-        3 * (self.side + 2 * REACH).pow(2)
+        (self.side + 2 * REACH) * bordered_row(self.side)
     }
 
     /// Room for one thread.
     pub fn room(&self) -> StemRoom {
         let pixels = (2 * self.band + 1) * self.convolved().width;
         StemRoom {
-            patches: AlignedBuffer::zeroed(PATCH_BLOCKS * pixels * BLOCK),
             convolved: AlignedBuffer::zeroed(self.out_blocks() * pixels * BLOCK),
         }
     }
@@ -169,7 +178,7 @@ impl Stem {
         bordered: &[f32],
         band: &Range<usize>,
         before: Range<usize>,
-        StemRoom { patches, convolved }: &mut StemRoom,
+        StemRoom { convolved }: &mut StemRoom,
     ) -> Range<usize> {
         let Extent { height, width } = self.convolved();
         let rows = (2 * band.start).saturating_sub(1)..(2 * band.end).min(height);
@@ -187,24 +196,41 @@ impl Stem {
                 convolved.copy_within(last..last + kept, block * new);
             }
         }
-        let first = rows.start * width + kept / BLOCK;
-        let pixels = rows.end * width - first;
-        self.gather(bordered, first, pixels, patches);
-        self.filters.chunk(
-            kernels,
-            self.filters.groups(),
-            pixels,
-            (patches, pixels * BLOCK),
-            None,
-            (&mut convolved[kept..], new),
-        );
+        let first = rows.start + kept / (width * BLOCK);
+        for group in 0..self.weights.groups() {
+            let first_block = self.weights.first_block_of(group);
+            let out_blocks = self.weights.out_blocks_of(group);
+            let bias = &self.bias[first_block * BLOCK..][..out_blocks * BLOCK];
+            for row in first..rows.end {
+                for (column, pixels) in pieces(width, kernels.max_pixels) {
+                    let input = 2 * row * bordered_row(self.side) + 2 * column * COLOURS;
+                    let at = (row - rows.start) * width + column;
+                    let tile = Tile {
+                        input: &bordered[input..],
+                        taps: &self.taps,
+                        pixel_stride: 2 * COLOURS,
+                        block_stride: 0,
+                        blocks: self.weights.blocks(),
+                        depth: self.weights.depth(),
+                        weights: self.weights.group(group),
+                        out_blocks,
+                        pixels,
+                        bias: Some(bias),
+                        residual: None,
+                        relu: true,
+                        out_block_stride: new,
+                    };
+                    kernels.conv_tile(&tile, &mut convolved[first_block * new + at * BLOCK..]);
+                }
+            }
+        }
         rows
     }
 
     /// The numbers of an image, `[height, width, 3]` with a border of zeros.
     fn normalize(&self, image: &[u8], bordered: &mut [f32]) {
-        let width = 3 * (self.side + 2 * REACH);
-        let margin = 3 * REACH;
+        let width = bordered_row(self.side);
+        let margin = COLOURS * REACH;
         let bordered = &mut bordered[..self.bordered_floats()];
         for (y, row) in bordered.chunks_exact_mut(width).enumerate() {
             if !(REACH..REACH + self.side).contains(&y) {
@@ -213,36 +239,22 @@ impl Stem {
             }
             row[..margin].fill(0.0);
             row[width - margin..].fill(0.0);
-            let pixels = &image[(y - REACH) * 3 * self.side..][..3 * self.side];
-            let (pixels, _) = pixels.as_chunks::<3>();
-            let (values, _) = row[margin..width - margin].as_chunks_mut::<3>();
+            let pixels = &image[(y - REACH) * COLOURS * self.side..][..COLOURS * self.side];
+            let (pixels, _) = pixels.as_chunks::<COLOURS>();
+            let (values, _) = row[margin..width - margin].as_chunks_mut::<COLOURS>();
             for (value, pixel) in values.iter_mut().zip(pixels) {
-                for channel in 0..3 {
+                for channel in 0..COLOURS {
                     let level = usize::from(pixel[self.colours[channel]]);
                     value[channel] = self.tables[channel][level];
                 }
             }
         }
     }
+}
 
-    /// The inputs of some outputs of the convolution: `[blocks of a patch, length, 16]`.
-    fn gather(&self, bordered: &[f32], start: usize, length: usize, patches: &mut [f32]) {
-        const ROW: usize = 3 * KERNEL;
-        let width = 3 * (self.side + 2 * REACH);
-        let columns = self.convolved().width;
-        let (patches, _) = patches.as_chunks_mut::<BLOCK>();
-        let mut patch = [0.0; PATCH_BLOCKS * BLOCK];
-        for index in 0..length {
-            let (y, x) = ((start + index) / columns, (start + index) % columns);
-            for row in 0..KERNEL {
-                let from = (2 * y + row) * width + 6 * x;
-                patch[row * ROW..][..ROW].copy_from_slice(&bordered[from..][..ROW]);
-            }
-            for (block, values) in patch.as_chunks::<BLOCK>().0.iter().enumerate() {
-                patches[block * length + index] = *values;
-            }
-        }
-    }
+/// Numbers of a row of the image with its border.
+fn bordered_row(side: usize) -> usize {
+    COLOURS * (side + 2 * REACH)
 }
 
 /// The largest of 3x3 pixels, with stride 2, around which nothing counts; one channel block. NaN

@@ -36,8 +36,11 @@ impl Winograd {
     ) -> Winograd {
         let channels = (folded.out_channels, folded.in_channels);
         let blocks = kernels.max_blocks;
-        let weights =
-            PackedWeights::computed(channels, PRODUCTS, blocks, |outs, in_channel, products| {
+        let weights = PackedWeights::computed(
+            channels,
+            (PRODUCTS, BLOCK),
+            blocks,
+            |outs, in_channel, products| {
                 let mut filters = [[0.0; BLOCK]; TAPS];
                 for (lane, out_channel) in outs.enumerate() {
                     let scale = folded.scale[out_channel];
@@ -47,7 +50,8 @@ impl Winograd {
                     }
                 }
                 transform_filters(&filters, products);
-            });
+            },
+        );
         Winograd {
             chunk: tiles_in_cache(kernels, caches, weights.blocks() + weights.out_blocks()),
             weights,
@@ -158,6 +162,7 @@ impl Winograd {
                     pixel_stride: BLOCK,
                     block_stride: stride,
                     blocks: self.weights.blocks(),
+                    depth: self.weights.depth(),
                     weights: self.weights.tap(group, product),
                     out_blocks: self.weights.out_blocks_of(group),
                     pixels: length,

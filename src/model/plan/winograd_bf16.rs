@@ -37,8 +37,11 @@ impl WinogradBf16 {
     ) -> WinogradBf16 {
         let channels = (folded.out_channels, folded.in_channels);
         let blocks = f32_kernels.max_blocks;
-        let weights =
-            PackedWeights::computed(channels, PRODUCTS, blocks, |outs, in_channel, products| {
+        let weights = PackedWeights::computed(
+            channels,
+            (PRODUCTS, BLOCK),
+            blocks,
+            |outs, in_channel, products| {
                 for (lane, out_channel) in outs.enumerate() {
                     let filter = folded.filter(out_channel, in_channel);
                     let scale = folded.scale[out_channel];
@@ -47,7 +50,8 @@ impl WinogradBf16 {
                         product[lane] = (weight * scale) as f32;
                     }
                 }
-            });
+            },
+        );
         let weights = PackedBf16::new(&weights);
         let values = weights.blocks() * size_of::<bf16>() + weights.out_blocks() * size_of::<f32>();
         let fit = cache_for_activations(caches) / (PRODUCTS * BLOCK * values);
