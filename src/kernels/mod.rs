@@ -24,6 +24,7 @@ pub mod cache;
 pub mod filtering;
 pub mod isa;
 pub mod pack;
+pub mod pooling;
 pub mod projection;
 pub mod resampling;
 

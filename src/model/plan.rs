@@ -27,6 +27,7 @@ mod winograd_bf16;
 use rayon::prelude::*;
 
 use crate::image::Normalization;
+use crate::kernels::pooling::larger;
 use crate::kernels::{AlignedBuffer, BLOCK, CacheSizes, Isa, Kernels, KernelsBf16};
 use crate::model::architecture::{Architecture, BLOCKS};
 use crate::model::{Layer, Pool, Precision, Tensors, Topology};
@@ -35,7 +36,7 @@ use bf16::OperationBf16;
 use fold::Folded;
 use layers::{Extent, Filters, subsample};
 use profile::Watch;
-use stem::{Stem, StemRoom, larger};
+use stem::{Stem, StemRoom};
 use winograd::Winograd;
 
 pub use crew::Crew;

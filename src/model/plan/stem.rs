@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use crate::image::normalize;
 use crate::image::{ChannelOrder, Normalization};
+use crate::kernels::pooling::{Pixel, Pooling};
 use crate::kernels::{AlignedBuffer, BLOCK, CacheSizes, Kernels, PackedWeights, Tile};
 use crate::model::plan::crew::Crew;
 use crate::model::plan::fold::Folded;
@@ -139,6 +140,7 @@ impl Stem {
     ) {
         self.normalize(image, bordered);
         let bordered = &*bordered;
+        let pooling = Pooling::of(kernels.isa);
         let Extent { height, width } = self.output();
         let share = crew.share(height);
         let count = height.div_ceil(share);
@@ -163,7 +165,7 @@ impl Stem {
                 let convolved = room.convolved.chunks_exact(pixels * BLOCK);
                 for (map, convolved) in maps.iter_mut().zip(convolved) {
                     let map = &mut map[(first - rows.start) * width * BLOCK..];
-                    max_pool(self.convolved(), &done, convolved, &band, map);
+                    max_pool(pooling, self.convolved(), &done, convolved, &band, map);
                 }
             }
         });
@@ -262,6 +264,7 @@ fn bordered_row(side: usize) -> usize {
 ///
 /// `input` has the rows `there` of maps of size `from`, `output` gets the rows `band`.
 fn max_pool(
+    pooling: Pooling,
     from: Extent,
     there: &Range<usize>,
     input: &[f32],
@@ -272,35 +275,25 @@ fn max_pool(
     let (output, _) = output.as_chunks_mut::<BLOCK>();
     let width = from.width.div_ceil(2);
     for (y, row) in band.clone().zip(output.chunks_exact_mut(width)) {
-        let rows = (2 * y).saturating_sub(1)..(2 * y + 2).min(from.height);
-        for (x, output) in row.iter_mut().enumerate() {
-            let columns = (2 * x).saturating_sub(1)..(2 * x + 2).min(from.width);
-            let mut largest = input[(2 * y - there.start) * from.width + 2 * x];
-            for row in rows.clone() {
-                let row = &input[(row - there.start) * from.width..];
-                for value in &row[columns.clone()] {
-                    largest = larger(&largest, value);
-                }
-            }
-            *output = largest;
+        let first = (2 * y).saturating_sub(1) - there.start;
+        let end = (2 * y + 2).min(from.height) - there.start;
+        let rows = &input[first * from.width..end * from.width];
+        let mut reached: [&[Pixel]; 3] = [&[]; 3];
+        for (reached, row) in reached.iter_mut().zip(rows.chunks_exact(from.width)) {
+            *reached = row;
         }
+        pooling.max_row(&reached[..end - first], row);
     }
-}
-
-/// The larger of two values in each channel; NaN is larger than every number.
-pub fn larger(a: &[f32; BLOCK], b: &[f32; BLOCK]) -> [f32; BLOCK] {
-    std::array::from_fn(|lane| {
-        if a[lane] >= b[lane] || a[lane].is_nan() {
-            a[lane]
-        } else {
-            b[lane]
-        }
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::Isa;
+
+    fn plain() -> Pooling {
+        Pooling::of(Isa::Scalar)
+    }
 
     #[test]
     fn nan_wins_a_maximum_wherever_it_stands() {
@@ -312,7 +305,14 @@ mod tests {
             let mut input = [1.0; 9 * BLOCK];
             input[place * BLOCK + 3] = f32::NAN;
             let mut output = [0.0; 4 * BLOCK];
-            max_pool(extent, &(0..extent.height), &input, &(0..2), &mut output);
+            max_pool(
+                plain(),
+                extent,
+                &(0..extent.height),
+                &input,
+                &(0..2),
+                &mut output,
+            );
             let seen = output.iter().filter(|value| value.is_nan()).count();
             // Windows start at -1 and 1, and overlap in the middle row and column.
             let windows = |at: usize| if at == 1 { 2 } else { 1 };
@@ -331,7 +331,7 @@ mod tests {
             .flat_map(|value| [value; BLOCK])
             .collect();
         let mut output = [0.0; 2 * BLOCK];
-        max_pool(extent, &(0..2), &input, &(0..1), &mut output);
+        max_pool(plain(), extent, &(0..2), &input, &(0..1), &mut output);
         assert_eq!((output[0], output[BLOCK]), (-2.0, -2.0));
     }
 }
