@@ -10,6 +10,7 @@ pub mod blas;
 pub mod gaussian;
 pub mod lapack;
 pub mod norms;
+mod pages;
 pub mod partial_svd;
 pub mod qr;
 pub mod scalar;
@@ -67,7 +68,11 @@ impl Classify for LinalgError {
 
 /// A matrix of zeros stored by columns, `[rows, columns]`.
 pub fn zeros<T: Scalar>(rows: usize, columns: usize) -> Array2<T> {
-    Array2::zeros((rows, columns).f())
+    let mut zeros = Array2::zeros((rows, columns).f());
+    if let Some(values) = zeros.as_slice_memory_order_mut() {
+        pages::prefer_large(values);
+    }
+    zeros
 }
 
 /// A copy stored by columns, `[rows, columns]`.
