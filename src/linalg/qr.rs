@@ -100,6 +100,11 @@ impl<T: Scalar> Factored<T> {
         r
     }
 
+    /// The memory of the matrix that was factored, with anything in it.
+    pub fn into_memory(self) -> Vec<T> {
+        self.reflectors.into_raw_vec_and_offset().0
+    }
+
     /// `Q [top; 0]`, `[m, k]`, for `top` `[min(m, n), k]`.
     pub fn apply(&self, top: &Array2<T>) -> Result<Array2<T>, LinalgError> {
         let mut c = zeros(self.reflectors.nrows(), top.ncols());
