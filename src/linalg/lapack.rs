@@ -108,7 +108,12 @@ pub fn geqrt3<T: Scalar>(
     let (rows, columns, leading) = blas::shape(routine.name, a.view())?;
     let (order, same, leading_t) = blas::shape(routine.name, t.view())?;
     assert!(rows >= columns, "{} takes tall matrices", routine.name);
-    assert_eq!((order, same), (columns, columns), "{}: shapes", routine.name);
+    assert_eq!(
+        (order, same),
+        (columns, columns),
+        "{}: shapes",
+        routine.name
+    );
     if columns == 0 {
         return Ok(());
     }

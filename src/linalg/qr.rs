@@ -72,7 +72,11 @@ impl<T: Scalar> Factored<T> {
                         diagonal.slice_mut(s![..next, end..end + next]),
                     )
                 },
-                || in_tiles(rest, others, |tile, scratch| reflect(reflector, tile, scratch)),
+                || {
+                    in_tiles(rest, others, |tile, scratch| {
+                        reflect(reflector, tile, scratch)
+                    })
+                },
             );
             ahead.and(rest)?;
         }
@@ -113,9 +117,11 @@ impl<T: Scalar> Factored<T> {
         for (start, end) in panels(self.factors.ncols(), PANEL).rev() {
             let v = self.reflectors.slice(s![start.., start..end]);
             let t = self.factors.slice(s![..end - start, start..end]);
-            in_tiles(c.slice_mut(s![start.., ..]), scratch.all(), |tile, scratch| {
-                reflect((v, t, Transpose::No), tile, scratch)
-            })?;
+            in_tiles(
+                c.slice_mut(s![start.., ..]),
+                scratch.all(),
+                |tile, scratch| reflect((v, t, Transpose::No), tile, scratch),
+            )?;
         }
         Ok(c)
     }
