@@ -54,9 +54,9 @@ fn spectra(rank: usize, k: usize) -> Vec<(&'static str, Vec<f64>, bool)> {
             true,
         ),
         (
-            "fewer than k",
+            "half of k",
             of(&|i| {
-                if i + 2 < k {
+                if i < k.div_ceil(2) {
                     1.0 / (1.0 + i as f64)
                 } else {
                     0.0
