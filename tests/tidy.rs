@@ -18,10 +18,9 @@ const LAYERS: [&[&str]; 5] = [
 const STAGES: [&str; 6] = ["dataset", "image", "model", "pca", "output", "features"];
 
 /// Where `unsafe` may stand: wrappers around foreign functions, and the folder of the kernels.
-const UNSAFE: [&str; 8] = [
+const UNSAFE: [&str; 7] = [
     "src/linalg/lapack.rs",
     "src/linalg/blas.rs",
-    "src/linalg/pages.rs",
     "src/linalg/scalar.rs",
     "src/linalg/triangle.rs",
     "src/image/jpeg.rs",

@@ -10,7 +10,6 @@ pub mod blas;
 pub mod gaussian;
 pub mod lapack;
 pub mod norms;
-mod pages;
 pub mod partial_svd;
 pub mod qr;
 pub mod scalar;
@@ -68,11 +67,7 @@ impl Classify for LinalgError {
 
 /// A matrix of zeros stored by columns, `[rows, columns]`.
 pub fn zeros<T: Scalar>(rows: usize, columns: usize) -> Array2<T> {
-    let mut zeros = Array2::zeros((rows, columns).f());
-    if let Some(values) = zeros.as_slice_memory_order_mut() {
-        pages::prefer_large(values);
-    }
-    zeros
+    Array2::zeros((rows, columns).f())
 }
 
 /// A copy stored by columns, `[rows, columns]`.
