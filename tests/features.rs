@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// `p8 pca` on files, without images and weights.
-fn pca(ranks: usize, features: &Path, output: &Path) -> P8 {
+pub fn pca(ranks: usize, features: &Path, output: &Path) -> P8 {
     P8::on(ranks)
         .args(["pca"])
         .args(["--features".as_ref(), features.as_os_str()])
@@ -31,7 +31,7 @@ fn assert_same(one: &BTreeMap<String, Vec<u8>>, other: &BTreeMap<String, Vec<u8>
 }
 
 /// Numbers in [-1, 1) that look random, `rows` times `width`.
-fn numbers(rows: usize, width: usize) -> Vec<f64> {
+pub fn numbers(rows: usize, width: usize) -> Vec<f64> {
     let mut state = 7u64;
     (0..rows * width)
         .map(|_| {
@@ -46,7 +46,7 @@ fn numbers(rows: usize, width: usize) -> Vec<f64> {
 
 /// A NumPy file of version 1.0: magic, length of the header, a Python literal that ends at a multiple
 /// of 64 bytes, values.
-fn npy(path: &Path, descr: &str, fortran: bool, rows: usize, width: usize, values: &[u8]) {
+pub fn npy(path: &Path, descr: &str, fortran: bool, rows: usize, width: usize, values: &[u8]) {
     let order = if fortran { "True" } else { "False" };
     let text =
         format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': ({rows}, {width}), }}");

@@ -2,6 +2,7 @@
 
 mod support;
 
+mod certificate;
 mod cli;
 mod emr;
 mod failures;

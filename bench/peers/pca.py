@@ -1,8 +1,8 @@
 """Puts p8's PCA beside other libraries on the same matrices, alternating in one run.
 
 The seconds of a library are those of fit and transform with the data in memory. p8 reads its
-matrix from the file, so two figures stand beside them: its own phases `fit`, in which it reads, and
-`project` on the slowest rank, and the whole program from the start of mpirun to all files written.
+matrix from the file, so two figures stand beside them: its own phases `fit` and `project`, both of
+which read it, on the slowest rank, and the whole program from the start of mpirun to all files written.
 All centre the columns and none scales them. Each measurement is a process of its own; measurements
 are kept as they come, and a run that was stopped goes on where it stood.
 """
@@ -229,7 +229,7 @@ def main():
         "",
         f"Made by `bench/peers/pca.sh` on {datetime.date.today()}. {machine.describe()}.",
         f"{options.threads} threads in all, rounds: {options.rounds}, methods in turn. Seconds of fit and transform"
-        " with the data in memory; of p8 its phases `fit`, in which it reads the file, and `project`, and beside them the"
+        " with the data in memory; of p8 its phases `fit` and `project`, both of which read the file, and beside them the"
         ' whole program. "It / p8" is the median over rounds of the ratio to the p8 in bold within a round.',
         "Columns are centred, not scaled. The last column is the largest relative difference of an explained variance"
         " to that of the p8 in bold.",

@@ -4,7 +4,9 @@ use super::npy::{self, Npy};
 use super::parquet::{self, ParquetFile, ParquetRows, batch_rows, row_name};
 use super::{FeaturesError, NamedRows};
 use crate::dataset::slice::Slices;
+use crate::linalg::Scalar;
 use crate::output::shard::{self, Provenance, ShardRow};
+use crate::pca::Block;
 use ndarray::{Array2, Axis, concatenate};
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
@@ -34,6 +36,8 @@ struct StoredFile {
     path: Vec<u8>,
     form: Form,
     rows: usize,
+    /// Whether its numbers are float32; else they are float64.
+    is_single: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -99,6 +103,13 @@ impl Catalog {
             .collect()
     }
 
+    fn are_single(&self) -> bool {
+        // A file without rows says nothing about their numbers.
+        self.files
+            .iter()
+            .all(|file| file.is_single || file.rows == 0)
+    }
+
     fn are_shards(&self) -> bool {
         self.files.iter().all(|file| file.form == Form::Shard)
     }
@@ -108,8 +119,10 @@ impl Catalog {
         File::open(&path)
             .and_then(|file| file.take(8).read_to_end(&mut head))
             .map_err(|source| unreadable(&path, source))?;
+        let mut is_single = true;
         let (form, rows, width) = if head.starts_with(npy::MAGIC) {
             let array = Npy::open(&path)?;
+            is_single = array.is_single();
             (Form::Npy, array.rows, Some(array.width))
         } else if head.starts_with(parquet::MAGIC) {
             let file = ParquetFile::open(&path)?;
@@ -118,6 +131,7 @@ impl Catalog {
             } else {
                 let column = file.column(column)?;
                 let width = file.width(&column)?;
+                is_single = file.is_single(&column);
                 (Form::Parquet(column), file.rows(), width)
             }
         } else {
@@ -140,6 +154,7 @@ impl Catalog {
             path: OsString::from(path).into_vec(),
             form,
             rows,
+            is_single,
         });
         Ok(())
     }
@@ -232,39 +247,53 @@ impl Reader {
     /// # Errors
     /// When a file cannot be read, or has changed since the catalog was made.
     pub fn read(&mut self, rows: Range<usize>) -> Result<NamedRows, FeaturesError> {
-        let mut parts = Vec::new();
+        if self.catalog.are_single() {
+            self.read_as::<f32>(rows)
+        } else {
+            self.read_as::<f64>(rows)
+        }
+    }
+
+    fn read_as<T>(&mut self, rows: Range<usize>) -> Result<NamedRows, FeaturesError>
+    where
+        T: Scalar,
+        Block: From<Array2<T>>,
+    {
+        let (mut names, mut parts) = (Vec::with_capacity(rows.len()), Vec::new());
         let mut before = 0;
         for file in 0..self.catalog.files.len() {
             let count = self.catalog.files[file].rows;
             let start = rows.start.max(before);
             let end = rows.end.min(before + count);
             if start < end {
-                parts.push(self.read_file(file, start - before..end - before, start)?);
+                let in_file = start - before..end - before;
+                let (more, part) = self.read_file::<T>(file, in_file, start)?;
+                names.extend(more);
+                parts.push(part);
             }
             before += count;
         }
-        if parts.len() == 1 {
-            return Ok(parts.swap_remove(0));
-        }
-        let views: Vec<_> = parts.iter().map(|part| part.features.view()).collect();
-        let features = if views.is_empty() {
-            Array2::zeros((0, self.catalog.width))
-        } else {
-            concatenate(Axis(0), &views).expect("all rows are equally wide")
+        let features = match parts.len() {
+            0 => Array2::zeros((0, self.catalog.width)),
+            1 => parts.swap_remove(0),
+            _ => {
+                let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
+                concatenate(Axis(0), &views).expect("all rows are equally wide")
+            }
         };
         Ok(NamedRows {
-            names: parts.into_iter().flat_map(|part| part.names).collect(),
-            features,
+            names,
+            features: features.into(),
         })
     }
 
     /// Some rows of one file; the first of them has this number among all rows.
-    fn read_file(
+    fn read_file<T: Scalar>(
         &mut self,
         file: usize,
         rows: Range<usize>,
         first_index: usize,
-    ) -> Result<NamedRows, FeaturesError> {
+    ) -> Result<(Vec<ShardRow>, Array2<T>), FeaturesError> {
         let width = self.catalog.width;
         let StoredFile { form, .. } = &self.catalog.files[file];
         let path = self.catalog.files[file].path();
@@ -282,18 +311,16 @@ impl Reader {
                         problem: "it was changed while it was read".into(),
                     });
                 }
-                let named = NamedRows {
-                    names: (0..rows.len())
-                        .map(|row| ShardRow {
-                            index: (first_index + row) as u64,
-                            path: row_name(first_index + row),
-                            label: None,
-                        })
-                        .collect(),
-                    features: array.read(rows),
-                };
+                let names = (0..rows.len())
+                    .map(|row| ShardRow {
+                        index: (first_index + row) as u64,
+                        path: row_name(first_index + row),
+                        label: None,
+                    })
+                    .collect();
+                let features = array.read(rows);
                 self.open = Some((file, Open::Npy(array)));
-                Ok(named)
+                Ok((names, features))
             }
             Form::Parquet(column) => {
                 let mut reader = match current {
@@ -312,7 +339,11 @@ impl Reader {
     }
 }
 
-fn read_shard(path: &Path, rows: Range<usize>, width: usize) -> Result<NamedRows, FeaturesError> {
+fn read_shard<T: Scalar>(
+    path: &Path,
+    rows: Range<usize>,
+    width: usize,
+) -> Result<(Vec<ShardRow>, Array2<T>), FeaturesError> {
     let broken = |source| FeaturesError::Shard {
         path: path.to_path_buf(),
         source,
@@ -325,12 +356,8 @@ fn read_shard(path: &Path, rows: Range<usize>, width: usize) -> Result<NamedRows
         }));
     }
     let values = shard.features[rows.start * width..rows.end * width].iter();
-    Ok(NamedRows {
-        features: Array2::from_shape_vec(
-            (rows.len(), width),
-            values.map(|&v| f64::from(v)).collect(),
-        )
-        .expect("the shard was checked to hold these rows"),
-        names: shard.rows[rows].to_vec(),
-    })
+    let values = values.map(|&x| T::of_f64(x.into())).collect();
+    let features = Array2::from_shape_vec((rows.len(), width), values)
+        .expect("the shard was checked to hold these rows");
+    Ok((shard.rows[rows].to_vec(), features))
 }

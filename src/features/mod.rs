@@ -15,7 +15,7 @@ pub use catalog::{Catalog, Reader};
 
 use crate::error::{Classify, Kind};
 use crate::output::shard::{ShardError, ShardRow};
-use ndarray::Array2;
+use crate::pca::Block;
 use std::io;
 use std::path::PathBuf;
 
@@ -24,8 +24,8 @@ use std::path::PathBuf;
 pub struct NamedRows {
     /// Place, path and label of each row.
     pub names: Vec<ShardRow>,
-    /// Their feature vectors, `[rows, width]`.
-    pub features: Array2<f64>,
+    /// Their feature vectors, `[rows, width]`: in single precision where all files hold that.
+    pub features: Block,
 }
 
 /// Why stored feature vectors cannot be used.

@@ -2,6 +2,7 @@
 //! order. Source of the format: "A simple file format for NumPy arrays" (NEP 1, Kern 2007).
 
 use super::FeaturesError;
+use crate::linalg::Scalar;
 use memmap2::Mmap;
 use ndarray::Array2;
 use npyz::{DType, NpyHeader, Order};
@@ -89,24 +90,45 @@ impl Npy {
         })
     }
 
-    /// Some rows, `[rows, width]`.
-    pub fn read(&self, rows: Range<usize>) -> Array2<f64> {
-        let first = rows.start;
-        Array2::from_shape_fn((rows.len(), self.width), |(row, column)| {
-            let row = first + row;
-            self.value(match self.order {
-                Order::C => row * self.width + column,
-                Order::Fortran => column * self.rows + row,
-            })
-        })
+    /// Whether the values are float32.
+    pub fn is_single(&self) -> bool {
+        self.size == f32::BYTES
     }
 
-    fn value(&self, position: usize) -> f64 {
-        let bytes = &self.map[self.start + position * self.size..][..self.size];
-        match *bytes {
-            [a, b, c, d] => f64::from(f32::from_le_bytes([a, b, c, d])),
-            [a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]),
-            _ => unreachable!("a value has 4 or 8 bytes"),
+    /// Some rows, `[rows, width]`, stored by rows.
+    pub fn read<T: Scalar>(&self, rows: Range<usize>) -> Array2<T> {
+        if self.is_single() {
+            self.read_as(rows, |bytes| T::of_f64(f32::from_le_bytes(bytes).into()))
+        } else {
+            self.read_as(rows, |bytes| T::of_f64(f64::from_le_bytes(bytes)))
+        }
+    }
+
+    /// Some rows, given what SIZE bytes of the file mean.
+    fn read_as<T: Scalar, const SIZE: usize>(
+        &self,
+        rows: Range<usize>,
+        number: impl Fn([u8; SIZE]) -> T,
+    ) -> Array2<T> {
+        let (values, _) = self.map[self.start..].as_chunks::<SIZE>();
+        let shape = (rows.len(), self.width);
+        match self.order {
+            Order::C => {
+                let values = &values[rows.start * self.width..rows.end * self.width];
+                let values = values.iter().map(|bytes| number(*bytes)).collect();
+                Array2::from_shape_vec(shape, values).expect("as many values as the rows have")
+            }
+            Order::Fortran => {
+                let mut read = Array2::zeros(shape);
+                for (column, mut to) in read.columns_mut().into_iter().enumerate() {
+                    let first = column * self.rows;
+                    let values = &values[first + rows.start..first + rows.end];
+                    for (to, bytes) in to.iter_mut().zip(values) {
+                        *to = number(*bytes);
+                    }
+                }
+                read
+            }
         }
     }
 }

@@ -3,7 +3,8 @@
 //! The types are those of Parquet itself: the Arrow schema that a writer may have put beside them is
 //! ignored, so that lists of every kind and size look the same.
 
-use super::{FeaturesError, NamedRows};
+use super::FeaturesError;
+use crate::linalg::Scalar;
 use crate::output::shard::ShardRow;
 use arrow::array::{Array, ArrayRef, Float32Array, Float64Array, ListArray, RecordBatch};
 use arrow::datatypes::{DataType, Schema};
@@ -102,6 +103,15 @@ impl ParquetFile {
         }
     }
 
+    /// Whether the vectors of a column are lists of float, not of double.
+    pub fn is_single(&self, column: &str) -> bool {
+        let field = self.metadata.schema().field_with_name(column);
+        field.is_ok_and(|field| match field.data_type() {
+            DataType::List(item) => *item.data_type() == DataType::Float32,
+            _ => false,
+        })
+    }
+
     /// The length of the first vector; `None` where there is no row.
     ///
     /// # Errors
@@ -193,12 +203,12 @@ impl ParquetRows {
     /// # Errors
     /// [`FeaturesError::Null`] and [`FeaturesError::Width`] for a row that has no vector or one of
     /// another length.
-    pub fn take(
+    pub fn take<T: Scalar>(
         &mut self,
         count: usize,
         width: usize,
         first_index: usize,
-    ) -> Result<NamedRows, FeaturesError> {
+    ) -> Result<(Vec<ShardRow>, Array2<T>), FeaturesError> {
         let mut names = Vec::with_capacity(count);
         let mut values = Vec::with_capacity(count * width);
         while names.len() < count {
@@ -231,7 +241,7 @@ impl ParquetRows {
         }
         let features = Array2::from_shape_vec((count, width), values)
             .expect("every row was checked to be this wide");
-        Ok(NamedRows { names, features })
+        Ok((names, features))
     }
 
     fn batch(&mut self) -> Result<RecordBatch, FeaturesError> {
@@ -258,12 +268,12 @@ impl Vector {
         self.0.len()
     }
 
-    fn append_to(&self, values: &mut Vec<f64>) {
+    fn append_to<T: Scalar>(&self, values: &mut Vec<T>) {
         let any = self.0.as_any();
         if let Some(single) = any.downcast_ref::<Float32Array>() {
-            values.extend(single.values().iter().map(|&value| f64::from(value)));
+            values.extend(single.values().iter().map(|&x| T::of_f64(x.into())));
         } else if let Some(double) = any.downcast_ref::<Float64Array>() {
-            values.extend_from_slice(double.values());
+            values.extend(double.values().iter().map(|&x| T::of_f64(x)));
         }
     }
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::dataset::outcome::{Outcome, Status};
 use crate::error::Failure;
 use crate::output::shard::{self, Provenance, Shard};
+use crate::pca::Block;
 use arrow::array::{
     ArrayRef, FixedSizeListArray, Float32Array, Float64Array, Int64Array, LargeListArray,
     ListArray, RecordBatch, StringArray,
@@ -107,7 +108,7 @@ fn numpy_arrays_of_both_types_orders_and_versions_are_read() {
             let catalog = open(&write(&folder, "double.npy", &bytes)).unwrap();
             assert_eq!((catalog.rows(), catalog.width), (2, 3));
             let read = all(&catalog);
-            assert_eq!(read.features, expected);
+            assert_eq!(read.features.to_scalar::<f64>(), expected);
             assert_eq!(read.names[1].path, "row-0000001");
             assert_eq!((read.names[1].index, &read.names[1].label), (1, &None));
 
@@ -115,7 +116,7 @@ fn numpy_arrays_of_both_types_orders_and_versions_are_read() {
             let bytes = npy(version, "<f4", fortran, "(2, 3)", &singles(&narrow));
             let catalog = open(&write(&folder, "single.npy", &bytes)).unwrap();
             assert_eq!(
-                all(&catalog).features,
+                all(&catalog).features.to_scalar::<f64>(),
                 expected.mapv(|v| f64::from(v as f32))
             );
         }
@@ -183,7 +184,10 @@ fn lists_of_every_kind_are_read_with_their_names() {
             2,
         );
         let read = all(&open(&write(&folder, "lists.parquet", &bytes)).unwrap());
-        assert_eq!(read.features, array![[1.0, 2.0], [3.0, 4.5], [5.0, 1e300]]);
+        assert_eq!(
+            read.features.to_scalar::<f64>(),
+            array![[1.0, 2.0], [3.0, 4.5], [5.0, 1e300]]
+        );
         let names: Vec<&str> = read.names.iter().map(|name| name.path.as_str()).collect();
         assert_eq!(names, ["a", "row-0000001", "größe"]);
         let labels: Vec<Option<&str>> = read.names.iter().map(|n| n.label.as_deref()).collect();
@@ -239,9 +243,12 @@ fn any_cut_over_files_and_row_groups_gives_the_same_rows() {
     let catalog = open(&folder.path().join("f")).unwrap();
     assert_eq!((catalog.files(), catalog.rows(), catalog.width), (4, 34, 2));
     let expected = all(&catalog);
-    assert_eq!(expected.features.row(3), array![30.0, 31.0]);
-    assert_eq!(expected.features.row(4), array![0.0, 1.0]);
-    assert_eq!(expected.features.row(33), array![6.0, 13.0]);
+    let Block::F32(features) = &expected.features else {
+        panic!("all files hold float32");
+    };
+    assert_eq!(features.row(3), array![30.0, 31.0]);
+    assert_eq!(features.row(4), array![0.0, 1.0]);
+    assert_eq!(features.row(33), array![6.0, 13.0]);
     assert_eq!(expected.names[33].path, "row-0000033");
     for step in [1, 2, 3, 7, 34] {
         let mut reader = Reader::new(catalog.clone());
@@ -250,12 +257,23 @@ fn any_cut_over_files_and_row_groups_gives_the_same_rows() {
             let end = (start + step).min(34);
             let part = reader.read(start..end).unwrap();
             assert_eq!(part.names, expected.names[start..end]);
-            let rows = expected.features.slice(ndarray::s![start..end, ..]);
-            assert_eq!(part.features, rows, "{start}..{end}");
+            let rows = features.slice(ndarray::s![start..end, ..]).to_owned();
+            assert_eq!(part.features, Block::F32(rows), "{start}..{end}");
         }
     }
     // As many blocks as images would have: 34 of one row.
     assert_eq!(catalog.blocks(), vec![1; 34]);
+    // One file of float64 among them makes all blocks so, wherever they are cut.
+    let array = npy(1, "<f8", false, "(1, 2)", &doubles(&[0.1, 0.2]));
+    write(&folder, "f/3.npy", &array);
+    let catalog = open(&folder.path().join("f")).unwrap();
+    let mut reader = Reader::new(catalog);
+    for (rows, first) in [(0..2, 0.0), (33..35, 6.0), (34..35, 0.1)] {
+        match reader.read(rows).unwrap().features {
+            Block::F64(features) => assert_eq!(features[[0, 0]], first),
+            Block::F32(_) => panic!("a file holds float64"),
+        }
+    }
 }
 
 #[test]
@@ -350,7 +368,7 @@ fn shards_keep_their_blocks_names_and_provenance() {
     assert_eq!(catalog, open(&folder.path().join("out/features")).unwrap());
     let read = Reader::new(catalog).read(2..5).unwrap();
     assert_eq!(
-        read.features,
+        read.features.to_scalar::<f64>(),
         array![[4.0, 5.0], [200.0, 201.0], [202.0, 203.0]]
     );
     assert_eq!(read.names[1].path, "2/0.jpg");

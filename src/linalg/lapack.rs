@@ -9,10 +9,10 @@ extern crate lapack_src as _;
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::Once;
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayViewMut2};
 
 use super::scalar::Scalar;
-use super::{LinalgError, zeros};
+use super::{LinalgError, blas, zeros};
 
 unsafe extern "C" {
     fn openblas_set_num_threads(threads: c_int);
@@ -94,27 +94,32 @@ pub(super) fn refused(routine: &'static str, info: c_int) -> Result<(), LinalgEr
     Ok(())
 }
 
-/// QR of `a`, `[m, n]` with m >= n, in place: R on and above the diagonal, reflectors below. Returns
-/// the triangle T, `[n, n]`, with which Q = I - V T V^T for the unit lower trapezoid V of the
-/// reflectors.
+/// QR of `a`, `[m, n]` with m >= n, in place: R on and above the diagonal, reflectors below. The
+/// triangle T goes to the upper part of `t`, `[n, n]`: Q = I - V T V^T for the unit lower trapezoid V
+/// of the reflectors.
 ///
 /// Recursive over the columns, so that most of it are matrix products (Elmroth and Gustavson,
 /// "Applying recursion to serial and parallel QR factorization leads to better performance", 2000).
-pub fn geqrt3<T: Scalar>(a: &mut Array2<T>) -> Result<Array2<T>, LinalgError> {
+pub fn geqrt3<T: Scalar>(
+    mut a: ArrayViewMut2<T>,
+    mut t: ArrayViewMut2<T>,
+) -> Result<(), LinalgError> {
     let routine = T::ROUTINES.geqrt3;
-    let Shape {
-        rows,
-        columns,
-        leading,
-    } = shape(routine.name, a)?;
+    let (rows, columns, leading) = blas::shape(routine.name, a.view())?;
+    let (order, same, leading_t) = blas::shape(routine.name, t.view())?;
     assert!(rows >= columns, "{} takes tall matrices", routine.name);
-    let mut t = zeros(a.ncols(), a.ncols());
-    if a.ncols() == 0 {
-        return Ok(t);
+    assert_eq!(
+        (order, same),
+        (columns, columns),
+        "{}: shapes",
+        routine.name
+    );
+    if columns == 0 {
+        return Ok(());
     }
     let mut info = 0;
-    // SAFETY: `a` holds leading x columns values by columns (checked by `shape`), `t` columns x
-    // columns values.
+    // SAFETY: the views hold their rows and columns at the distances that `shape` found, and are
+    // borrowed alone; `t` has a row and a column for each column of `a`, checked above.
     unsafe {
         (routine.call)(
             &rows,
@@ -122,12 +127,11 @@ pub fn geqrt3<T: Scalar>(a: &mut Array2<T>) -> Result<Array2<T>, LinalgError> {
             a.as_mut_ptr(),
             &leading,
             t.as_mut_ptr(),
-            &columns,
+            &leading_t,
             &mut info,
         );
     }
-    refused(routine.name, info)?;
-    Ok(t)
+    refused(routine.name, info)
 }
 
 /// The three factors of an SVD: U `[m, r]`, the singular values `[r]` and V^T `[r, n]`.
@@ -258,7 +262,8 @@ mod tests {
 
     #[test]
     fn empty_matrices_have_empty_factors() {
-        assert_eq!(geqrt3::<f32>(&mut zeros(3, 0)), Ok(zeros(0, 0)));
+        let (mut a, mut t) = (zeros::<f32>(3, 0), zeros(0, 0));
+        assert_eq!(geqrt3(a.view_mut(), t.view_mut()), Ok(()));
         let (u, values, vt) = gesdd(&mut zeros(4, 0)).unwrap();
         assert_eq!((u.dim(), values.len(), vt.dim()), ((4, 0), 0, (0, 0)));
     }

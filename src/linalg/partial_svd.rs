@@ -17,7 +17,8 @@
 //! - that the smallest value found is not so small that this rounding would hide another: then
 //!   only all values together tell.
 
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView2, Axis, s};
+use rayon::prelude::*;
 
 use super::blas::{self, Transpose};
 use super::gaussian::gaussian;
@@ -183,9 +184,7 @@ impl<'a> Krylov<'a> {
 
     /// `op(A) x` for some columns x.
     fn times(&self, transpose: Transpose, x: ArrayView2<f64>) -> Result<Array2<f64>, LinalgError> {
-        let mut product = super::by_columns(x);
-        triangle::trmm((self.r, transpose), product.view_mut())?;
-        Ok(product)
+        triangle::product((self.r, transpose), x)
     }
 
     /// Whether another block has a place in both bases.
@@ -315,7 +314,10 @@ impl<'a> Krylov<'a> {
     }
 }
 
-/// Whether r without the triplets of `left` `[n, k]` and `values` `[k]` has no singular value that
+/// Columns of a tile of the proof.
+const PROOF_TILE: usize = 256;
+
+/// Whether r, which has zeros below its diagonal, without the triplets of `left` `[n, k]` and `values` `[k]` has no singular value that
 /// exceeds the last of them by more than the part `doubt`.
 fn nothing_larger(
     r: ArrayView2<f64>,
@@ -323,20 +325,41 @@ fn nothing_larger(
     values: &[f64],
     doubt: f64,
 ) -> Result<bool, LinalgError> {
-    let mut rest = super::by_columns(r);
-    triangle::lauum(rest.view_mut())?;
-    let mut stretched = left.clone();
+    let n = r.nrows();
+    let mut stretched = super::by_columns(left.view());
     for (mut column, value) in stretched.columns_mut().into_iter().zip(values) {
         column *= *value;
     }
-    triangle::syrk(
-        1.0,
-        (stretched.view(), Transpose::No),
-        -1.0,
-        rest.view_mut(),
-    )?;
     let bound = values.last().map_or(0.0, |value| value * (1.0 + doubt));
-    rest.diag_mut().iter_mut().for_each(|x| *x += bound * bound);
+    let mut rest = zeros(n, n);
+    let tiles = rest.axis_chunks_iter_mut(Axis(1), PROOF_TILE).enumerate();
+    let tiles: Vec<_> = tiles.collect();
+    tiles.into_par_iter().try_for_each(|(index, tile)| {
+        let start = index * PROOF_TILE;
+        let end = start + tile.ncols();
+        let mut tile = tile.slice_move(s![..end, ..]);
+        // Only the upper triangle counts, and R has zeros left of its diagonal.
+        blas::gemm(
+            1.0,
+            (stretched.slice(s![..end, ..]), Transpose::No),
+            (stretched.slice(s![start..end, ..]), Transpose::Yes),
+            0.0,
+            tile.view_mut(),
+        )?;
+        blas::gemm(
+            -1.0,
+            (r.slice(s![..end, start..]), Transpose::No),
+            (r.slice(s![start..end, start..]), Transpose::Yes),
+            1.0,
+            tile.view_mut(),
+        )?;
+        let mut corner = tile.slice_mut(s![start.., ..]);
+        corner
+            .diag_mut()
+            .iter_mut()
+            .for_each(|x| *x += bound * bound);
+        Ok(())
+    })?;
     triangle::is_positive_definite(rest.view_mut())
 }
 
@@ -375,23 +398,29 @@ fn orthonormalize(
     Ok((factored.apply(&Array2::eye(width))?, above, within))
 }
 
+/// Vectors of the basis, and rows of a block, that a thread takes at once.
+const BASIS_TILE: usize = 64;
+const ROW_TILE: usize = 512;
+
 /// Subtracts from the columns of `block` what lies in the basis, and returns the coefficients.
 fn take_out(basis: ArrayView2<f64>, block: &mut Array2<f64>) -> Result<Array2<f64>, LinalgError> {
     let mut coefficients = zeros(basis.ncols(), block.ncols());
-    blas::gemm(
-        1.0,
-        (basis, Transpose::Yes),
-        (block.view(), Transpose::No),
-        0.0,
-        coefficients.view_mut(),
-    )?;
-    blas::gemm(
-        -1.0,
-        (basis, Transpose::No),
-        (coefficients.view(), Transpose::No),
-        1.0,
-        block.view_mut(),
-    )?;
+    let tiles: Vec<_> = coefficients
+        .axis_chunks_iter_mut(Axis(0), BASIS_TILE)
+        .zip(basis.axis_chunks_iter(Axis(1), BASIS_TILE))
+        .collect();
+    tiles.into_par_iter().try_for_each(|(to, basis)| {
+        let (basis, block) = ((basis, Transpose::Yes), (block.view(), Transpose::No));
+        blas::gemm(1.0, basis, block, 0.0, to)
+    })?;
+    let tiles: Vec<_> = block
+        .axis_chunks_iter_mut(Axis(0), ROW_TILE)
+        .zip(basis.axis_chunks_iter(Axis(0), ROW_TILE))
+        .collect();
+    tiles.into_par_iter().try_for_each(|(from, basis)| {
+        let (basis, along) = ((basis, Transpose::No), (coefficients.view(), Transpose::No));
+        blas::gemm(-1.0, basis, along, 1.0, from)
+    })?;
     Ok(coefficients)
 }
 
@@ -401,7 +430,7 @@ fn fill_up(mut block: Array2<f64>, drawn: &mut usize) -> (Array2<f64>, Array2<f6
     let (n, width) = block.dim();
     let mut r = zeros(width, width);
     for j in 0..width {
-        let (before, mut rest) = block.view_mut().split_at(ndarray::Axis(1), j);
+        let (before, mut rest) = block.view_mut().split_at(Axis(1), j);
         let mut column = rest.column_mut(0);
         let take_out = |column: &mut ndarray::ArrayViewMut1<f64>, r: Option<&mut Array2<f64>>| {
             let mut along = before.t().dot(column);

@@ -3,7 +3,8 @@
 //! Both go panel by panel: LAPACK factors some columns, and what it leaves, I - V T V^T, is applied to
 //! the columns right of them by matrix products. The products run on tiles of columns, side by side
 //! on the threads of the current pool, while one thread goes ahead to the next panel. Panels and
-//! tiles have fixed places, so the bits do not depend on the threads.
+//! tiles have fixed places, so the bits do not depend on the threads. What the products need of
+//! memory is taken once for a whole factorisation: fresh memory costs a page fault every 4 KiB.
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
@@ -13,11 +14,11 @@ use super::scalar::Scalar;
 use super::{LinalgError, by_columns, lapack, zeros};
 
 /// Columns of a panel of [`Factored`]. With more of them the products become faster, and more of the
-/// work is that of the panels, which are slower; between 128 and 320 the sum hardly changes.
-const PANEL: usize = 256;
+/// work is that of the panels, which are slower.
+const PANEL: usize = 128;
 
 /// Columns of a panel of [`Merged`], where a panel multiplies about half its width of zeros.
-const MERGE_PANEL: usize = 128;
+const MERGE_PANEL: usize = 64;
 
 /// Columns of a tile: what a tall tile holds stays in the last-level cache from one of its products
 /// to the next.
@@ -31,8 +32,11 @@ fn panels(k: usize, width: usize) -> impl DoubleEndedIterator<Item = (usize, usi
 /// The QR factorisation of a matrix `[m, n]`, with Q as Householder reflectors.
 #[derive(Debug, Clone)]
 pub struct Factored<T> {
-    /// R on and above the diagonal, reflectors below.
+    /// The reflectors V of the panels, each a unit lower trapezoid with its zeros and ones; above
+    /// and right of them R.
     reflectors: Array2<T>,
+    /// The blocks of R that the upper parts of V have displaced, side by side.
+    diagonal: Array2<T>,
     /// The triangles T of the panels, side by side.
     factors: Array2<T>,
 }
@@ -41,73 +45,140 @@ impl<T: Scalar> Factored<T> {
     /// Factors `a`, `[m, n]`, stored by columns. 2 n^2 (m - n / 3) operations.
     pub fn new(mut a: Array2<T>) -> Result<Self, LinalgError> {
         let k = a.nrows().min(a.ncols());
-        let mut factors = zeros(PANEL.min(k), k);
-        let (mut v, mut t) = factor_panel(a.slice_mut(s![.., ..PANEL.min(k)]))?;
+        let width = PANEL.min(k);
+        let (mut diagonal, mut factors) = (zeros(width, k), zeros(width, k));
+        let mut scratch = Scratch::new(a.ncols(), width);
+        factor_panel(
+            a.slice_mut(s![.., ..width]),
+            factors.slice_mut(s![.., ..width]),
+            diagonal.slice_mut(s![.., ..width]),
+        )?;
         for (start, end) in panels(k, PANEL) {
-            let right = a.slice_mut(s![start.., end..]);
-            let (mut ahead, rest) = right.split_at(Axis(1), PANEL.min(k - end));
-            let (next, done) = rayon::join(
+            let next = PANEL.min(k - end);
+            let (left, right) = a.view_mut().split_at(Axis(1), end);
+            let v = left.slice_move(s![start.., start..]);
+            let (t, t_right) = factors.view_mut().split_at(Axis(1), end);
+            let t = t.slice_move(s![..end - start, start..]);
+            let reflector = (v.view(), t.view(), Transpose::Yes);
+            let right = right.slice_move(s![start.., ..]);
+            let (mut ahead, rest) = right.split_at(Axis(1), next);
+            let (mine, others) = scratch.split(next);
+            let (ahead, rest) = rayon::join(
                 || {
-                    reflect((v.view(), t.view(), Transpose::Yes), ahead.view_mut())?;
-                    factor_panel(ahead.slice_mut(s![end - start.., ..]))
+                    reflect(reflector, ahead.view_mut(), mine)?;
+                    factor_panel(
+                        ahead.slice_mut(s![end - start.., ..]),
+                        t_right.slice_move(s![..next, ..next]),
+                        diagonal.slice_mut(s![..next, end..end + next]),
+                    )
                 },
                 || {
-                    in_tiles(rest, |tile| {
-                        reflect((v.view(), t.view(), Transpose::Yes), tile)
+                    in_tiles(rest, others, |tile, scratch| {
+                        reflect(reflector, tile, scratch)
                     })
                 },
             );
-            done?;
-            factors.slice_mut(s![..t.nrows(), start..end]).assign(&t);
-            (v, t) = next?;
+            ahead.and(rest)?;
         }
         Ok(Factored {
             reflectors: a,
+            diagonal,
             factors,
         })
     }
 
     /// R, upper trapezoidal, `[min(m, n), n]`, stored by columns.
     pub fn r(&self) -> Array2<T> {
-        let mut r = by_columns(self.reflectors.slice(s![..self.factors.ncols(), ..]));
-        clear_below_diagonal(r.view_mut());
+        let (k, n) = (self.factors.ncols(), self.reflectors.ncols());
+        let mut r = zeros(k, n);
+        for (j, mut column) in r.columns_mut().into_iter().enumerate() {
+            // Where the panel of this column starts; right of all panels R is where it was made.
+            let start = if j < k { j / PANEL * PANEL } else { k };
+            let above = self.reflectors.slice(s![..start, j]);
+            column.slice_mut(s![..start]).assign(&above);
+            if j < k {
+                let corner = self.diagonal.slice(s![..=j - start, j]);
+                column.slice_mut(s![start..=j]).assign(&corner);
+            }
+        }
         r
+    }
+
+    /// The memory of the matrix that was factored, with anything in it.
+    pub fn into_memory(self) -> Vec<T> {
+        self.reflectors.into_raw_vec_and_offset().0
     }
 
     /// `Q [top; 0]`, `[m, k]`, for `top` `[min(m, n), k]`.
     pub fn apply(&self, top: &Array2<T>) -> Result<Array2<T>, LinalgError> {
         let mut c = zeros(self.reflectors.nrows(), top.ncols());
         c.slice_mut(s![..top.nrows(), ..]).assign(top);
+        let mut scratch = Scratch::new(top.ncols(), self.factors.nrows());
         for (start, end) in panels(self.factors.ncols(), PANEL).rev() {
-            let mut v = by_columns(self.reflectors.slice(s![start.., start..end]));
-            unit_lower_trapezoid(v.view_mut());
+            let v = self.reflectors.slice(s![start.., start..end]);
             let t = self.factors.slice(s![..end - start, start..end]);
-            in_tiles(c.slice_mut(s![start.., ..]), |tile| {
-                reflect((v.view(), t, Transpose::No), tile)
-            })?;
+            in_tiles(
+                c.slice_mut(s![start.., ..]),
+                scratch.all(),
+                |tile, scratch| reflect((v, t, Transpose::No), tile, scratch),
+            )?;
         }
         Ok(c)
     }
 }
 
-/// Factors a panel in place; returns V with its zeros and ones, and T.
+/// Room for the two products of [`reflect`], `[columns, width of a panel]` each.
+struct Scratch<T>(Array2<T>, Array2<T>);
+
+/// The rows of a [`Scratch`] that belong to some columns.
+type Room<'a, T> = (ArrayViewMut2<'a, T>, ArrayViewMut2<'a, T>);
+
+impl<T: Scalar> Scratch<T> {
+    fn new(columns: usize, width: usize) -> Self {
+        Scratch(zeros(columns, width), zeros(columns, width))
+    }
+
+    fn all(&mut self) -> Room<'_, T> {
+        (self.0.view_mut(), self.1.view_mut())
+    }
+
+    /// Room for the first columns, and for the others.
+    fn split(&mut self, columns: usize) -> (Room<'_, T>, Room<'_, T>) {
+        let (first, others) = self.0.view_mut().split_at(Axis(0), columns);
+        let (second, more) = self.1.view_mut().split_at(Axis(0), columns);
+        ((first, second), (others, more))
+    }
+}
+
+/// Factors a panel in place: its reflectors V with their zeros and ones take its place, T goes to
+/// `t` and R to `corner`, all `[b, b]`.
 fn factor_panel<T: Scalar>(
     mut panel: ArrayViewMut2<T>,
-) -> Result<(Array2<T>, Array2<T>), LinalgError> {
-    let mut v = by_columns(panel.view());
-    let t = lapack::geqrt3(&mut v)?;
-    panel.assign(&v);
-    unit_lower_trapezoid(v.view_mut());
-    Ok((v, t))
+    t: ArrayViewMut2<T>,
+    mut corner: ArrayViewMut2<T>,
+) -> Result<(), LinalgError> {
+    lapack::geqrt3(panel.view_mut(), t)?;
+    let columns = panel.columns_mut().into_iter().zip(corner.columns_mut());
+    for (j, (mut column, mut to)) in columns.enumerate() {
+        to.slice_mut(s![..=j]).assign(&column.slice(s![..=j]));
+        column.slice_mut(s![..j]).fill(T::zero());
+        column[j] = T::one();
+    }
+    Ok(())
 }
+
+/// V, T, and whether T is transposed.
+type Reflector<'a, T> = (ArrayView2<'a, T>, ArrayView2<'a, T>, Transpose);
 
 /// `c -= V op(T) V^T c`, with T or its transpose.
 fn reflect<T: Scalar>(
-    (v, t, transpose): (ArrayView2<T>, ArrayView2<T>, Transpose),
-    mut c: ArrayViewMut2<T>,
+    (v, t, transpose): Reflector<T>,
+    c: ArrayViewMut2<T>,
+    (mut along, mut turned): Room<T>,
 ) -> Result<(), LinalgError> {
+    let mut along = along.slice_mut(s![..c.ncols(), ..v.ncols()]);
+    let mut turned = turned.slice_mut(s![..c.ncols(), ..v.ncols()]);
     // c^T V rather than V^T c: BLAS takes the longer side of the product better as rows.
-    let mut along = zeros(c.ncols(), v.ncols());
     gemm(
         T::one(),
         (c.view(), Transpose::Yes),
@@ -115,17 +186,6 @@ fn reflect<T: Scalar>(
         T::zero(),
         along.view_mut(),
     )?;
-    let turned = turn(&along, t, transpose)?;
-    subtract(v, &turned, c.view_mut())
-}
-
-/// `(op(T) along^T)^T`.
-fn turn<T: Scalar>(
-    along: &Array2<T>,
-    t: ArrayView2<T>,
-    transpose: Transpose,
-) -> Result<Array2<T>, LinalgError> {
-    let mut turned = zeros(along.nrows(), along.ncols());
     gemm(
         T::one(),
         (along.view(), Transpose::No),
@@ -133,15 +193,6 @@ fn turn<T: Scalar>(
         T::zero(),
         turned.view_mut(),
     )?;
-    Ok(turned)
-}
-
-/// `c -= V turned^T`.
-fn subtract<T: Scalar>(
-    v: ArrayView2<T>,
-    turned: &Array2<T>,
-    c: ArrayViewMut2<T>,
-) -> Result<(), LinalgError> {
     gemm(
         -T::one(),
         (v, Transpose::No),
@@ -151,13 +202,21 @@ fn subtract<T: Scalar>(
     )
 }
 
-/// Does `work` on every tile of the columns of `c`.
+/// Does `work` on every tile of the columns of `c`, each with its room.
 fn in_tiles<T: Scalar>(
     mut c: ArrayViewMut2<T>,
-    work: impl Fn(ArrayViewMut2<T>) -> Result<(), LinalgError> + Sync,
+    (mut along, mut turned): Room<T>,
+    work: impl Fn(ArrayViewMut2<T>, Room<T>) -> Result<(), LinalgError> + Sync,
 ) -> Result<(), LinalgError> {
-    let tiles: Vec<_> = c.axis_chunks_iter_mut(Axis(1), TILE).collect();
-    tiles.into_par_iter().try_for_each(&work)
+    let along = along.axis_chunks_iter_mut(Axis(0), TILE);
+    let turned = turned.axis_chunks_iter_mut(Axis(0), TILE);
+    let tiles: Vec<_> = c
+        .axis_chunks_iter_mut(Axis(1), TILE)
+        .zip(along.zip(turned))
+        .collect();
+    tiles
+        .into_par_iter()
+        .try_for_each(|(tile, room)| work(tile, room))
 }
 
 /// The QR factorisation of two upper triangles `[n, n]`, one on top of the other, with full rows
@@ -181,42 +240,62 @@ impl<T: Scalar> Merged<T> {
         let n = top.ncols();
         let full = between.nrows();
         let mut lower = zeros(full + n, n);
-        lower.slice_mut(s![..full, ..]).assign(between);
-        lower.slice_mut(s![full.., ..]).assign(bottom);
-        let mut factors = zeros(MERGE_PANEL.min(n), n);
+        for (j, mut column) in lower.columns_mut().into_iter().enumerate() {
+            column.slice_mut(s![..full]).assign(&between.column(j));
+            let triangle = bottom.slice(s![..=j, j]);
+            column.slice_mut(s![full..=full + j]).assign(&triangle);
+        }
+        let width = MERGE_PANEL.min(n);
+        let mut factors = zeros(width, n);
+        let mut panel = zeros(width + full + n, width);
+        let mut along = zeros(width, n);
+        let mut turned = zeros(width, n);
         // Below full + end, the columns of a panel that ends at `end` are zero.
-        let first = MERGE_PANEL.min(n);
-        let mut t = factor_pair(
-            top.slice_mut(s![..first, ..first]),
-            lower.slice_mut(s![..full + first, ..first]),
+        factor_pair(
+            top.slice_mut(s![..width, ..width]),
+            lower.slice_mut(s![..full + width, ..width]),
+            factors.slice_mut(s![.., ..width]),
+            &mut panel,
         )?;
         for (start, end) in panels(n, MERGE_PANEL) {
-            let width = MERGE_PANEL.min(n - end);
+            let next = MERGE_PANEL.min(n - end);
             let rows = full + end;
             let (v, right) = lower.view_mut().split_at(Axis(1), end);
             let v = v.slice_move(s![..rows, start..]);
-            let v = v.view();
-            let (mut lower_ahead, lower_rest) = right.split_at(Axis(1), width);
-            let above = top.slice_mut(s![start..(end + width), end..]);
-            let (mut above_ahead, above_rest) = above.split_at(Axis(1), width);
-            let above_rest = above_rest.slice_move(s![..end - start, ..]);
-            let lower_rest = lower_rest.slice_move(s![..rows, ..]);
-            let (next, done) = rayon::join(
+            let (t, t_right) = factors.view_mut().split_at(Axis(1), end);
+            let t = t.slice_move(s![..end - start, start..]);
+            let reflector = (v.view(), t.view(), Transpose::Yes);
+            let (mut lower_ahead, lower_rest) = right.split_at(Axis(1), next);
+            let above = top.slice_mut(s![start..(end + next), end..]);
+            let (mut above_ahead, above_rest) = above.split_at(Axis(1), next);
+            let room = along.slice_mut(s![..end - start, end..]);
+            let (along_ahead, along_rest) = room.split_at(Axis(1), next);
+            let room = turned.slice_mut(s![..end - start, end..]);
+            let (turned_ahead, turned_rest) = room.split_at(Axis(1), next);
+            let rest = Pair {
+                above: above_rest.slice_move(s![..end - start, ..]),
+                below: lower_rest.slice_move(s![..rows, ..]),
+                room: (along_rest, turned_rest),
+            };
+            let (ahead, rest) = rayon::join(
                 || {
                     let (reached, corner) = above_ahead.view_mut().split_at(Axis(0), end - start);
-                    let lower = lower_ahead.slice_mut(s![..rows, ..]);
-                    reflect_pair((v, t.view(), Transpose::Yes), reached, lower)?;
-                    factor_pair(corner, lower_ahead.slice_mut(s![..rows + width, ..]))
+                    let ahead = Pair {
+                        above: reached,
+                        below: lower_ahead.slice_mut(s![..rows, ..]),
+                        room: (along_ahead, turned_ahead),
+                    };
+                    reflect_pair(reflector, ahead)?;
+                    factor_pair(
+                        corner,
+                        lower_ahead.slice_mut(s![..rows + next, ..]),
+                        t_right.slice_move(s![..next, ..next]),
+                        &mut panel,
+                    )
                 },
-                || {
-                    in_tiles_of_both(above_rest, lower_rest, |above, lower| {
-                        reflect_pair((v, t.view(), Transpose::Yes), above, lower)
-                    })
-                },
+                || rest.in_tiles(|tile| reflect_pair(reflector, tile)),
             );
-            done?;
-            factors.slice_mut(s![..t.nrows(), start..end]).assign(&t);
-            t = next?;
+            ahead.and(rest)?;
         }
         let merged = Merged {
             reflectors: lower,
@@ -232,83 +311,112 @@ impl<T: Scalar> Merged<T> {
         let full = self.reflectors.nrows() - n;
         let mut top = by_columns(c.view());
         let mut lower = zeros(full + n, c.ncols());
+        let width = self.factors.nrows();
+        let (mut along, mut turned) = (zeros(width, c.ncols()), zeros(width, c.ncols()));
         for (start, end) in panels(n, MERGE_PANEL).rev() {
             let v = self.reflectors.slice(s![..full + end, start..end]);
             let t = self.factors.slice(s![..end - start, start..end]);
-            in_tiles_of_both(
-                top.slice_mut(s![start..end, ..]),
-                lower.slice_mut(s![..full + end, ..]),
-                |above, lower| reflect_pair((v, t, Transpose::No), above, lower),
-            )?;
+            let pair = Pair {
+                above: top.slice_mut(s![start..end, ..]),
+                below: lower.slice_mut(s![..full + end, ..]),
+                room: (
+                    along.slice_mut(s![..end - start, ..]),
+                    turned.slice_mut(s![..end - start, ..]),
+                ),
+            };
+            pair.in_tiles(|tile| reflect_pair((v, t, Transpose::No), tile))?;
         }
         Ok((top, lower))
     }
 }
 
-/// Factors a triangle `[b, b]` and the rows `[m, b]` below it in place; returns T. The lower part of V
-/// takes the place of the rows; its upper part is an identity, because the triangle has only zeros
-/// below its diagonal.
+/// Factors a triangle `[b, b]` and the rows `[m, b]` below it in place; T goes to `t`. The lower part of
+/// V takes the place of the rows; its upper part is an identity, because the triangle has only zeros
+/// below its diagonal. `room` has at least b + m rows and b columns.
 fn factor_pair<T: Scalar>(
     mut triangle: ArrayViewMut2<T>,
     mut below: ArrayViewMut2<T>,
-) -> Result<Array2<T>, LinalgError> {
+    t: ArrayViewMut2<T>,
+    room: &mut Array2<T>,
+) -> Result<(), LinalgError> {
     let width = triangle.ncols();
-    let mut panel = zeros(width + below.nrows(), width);
-    panel.slice_mut(s![..width, ..]).assign(&triangle);
-    panel.slice_mut(s![width.., ..]).assign(&below);
-    let t = lapack::geqrt3(&mut panel)?;
-    clear_below_diagonal(panel.slice_mut(s![..width, ..]));
-    triangle.assign(&panel.slice(s![..width, ..]));
-    below.assign(&panel.slice(s![width.., ..]));
-    Ok(t)
+    let mut panel = room.slice_mut(s![..width + below.nrows(), ..width]);
+    copy(triangle.view(), panel.slice_mut(s![..width, ..]));
+    copy(below.view(), panel.slice_mut(s![width.., ..]));
+    lapack::geqrt3(panel.view_mut(), t)?;
+    for (j, mut column) in triangle.columns_mut().into_iter().enumerate() {
+        column.slice_mut(s![..=j]).assign(&panel.slice(s![..=j, j]));
+    }
+    copy(panel.slice(s![width.., ..]), below.view_mut());
+    Ok(())
+}
+
+/// Some columns of both parts `[b, n]` and `[m, n]`, and room for two products `[b, n]`.
+struct Pair<'a, T> {
+    above: ArrayViewMut2<'a, T>,
+    below: ArrayViewMut2<'a, T>,
+    room: Room<'a, T>,
+}
+
+impl<T: Scalar> Pair<'_, T> {
+    /// Does `work` on every tile of the columns.
+    fn in_tiles(
+        mut self,
+        work: impl Fn(Pair<T>) -> Result<(), LinalgError> + Sync,
+    ) -> Result<(), LinalgError> {
+        let (mut along, mut turned) = self.room;
+        let along = along.axis_chunks_iter_mut(Axis(1), TILE);
+        let turned = turned.axis_chunks_iter_mut(Axis(1), TILE);
+        let above = self.above.axis_chunks_iter_mut(Axis(1), TILE);
+        let below = self.below.axis_chunks_iter_mut(Axis(1), TILE);
+        let tiles: Vec<_> = above
+            .zip(below)
+            .zip(along.zip(turned))
+            .map(|((above, below), room)| Pair { above, below, room })
+            .collect();
+        tiles.into_par_iter().try_for_each(&work)
+    }
 }
 
 /// [`reflect`] for `[I; V]` and `[above; below]`.
 fn reflect_pair<T: Scalar>(
-    (v, t, transpose): (ArrayView2<T>, ArrayView2<T>, Transpose),
-    mut above: ArrayViewMut2<T>,
-    below: ArrayViewMut2<T>,
+    (v, t, transpose): Reflector<T>,
+    pair: Pair<T>,
 ) -> Result<(), LinalgError> {
-    let mut along = by_columns(above.t());
+    let Pair {
+        mut above,
+        below,
+        room: (mut along, mut turned),
+    } = pair;
+    copy(above.view(), along.view_mut());
     gemm(
         T::one(),
-        (below.view(), Transpose::Yes),
-        (v, Transpose::No),
+        (v, Transpose::Yes),
+        (below.view(), Transpose::No),
         T::one(),
         along.view_mut(),
     )?;
-    let turned = turn(&along, t, transpose)?;
-    above -= &turned.t();
-    subtract(v, &turned, below)
+    gemm(
+        T::one(),
+        (t, transpose),
+        (along.view(), Transpose::No),
+        T::zero(),
+        turned.view_mut(),
+    )?;
+    above -= &turned;
+    gemm(
+        -T::one(),
+        (v, Transpose::No),
+        (turned.view(), Transpose::No),
+        T::one(),
+        below,
+    )
 }
 
-/// Does `work` on every tile of the columns of two matrices with equally many.
-fn in_tiles_of_both<T: Scalar>(
-    mut above: ArrayViewMut2<T>,
-    mut below: ArrayViewMut2<T>,
-    work: impl Fn(ArrayViewMut2<T>, ArrayViewMut2<T>) -> Result<(), LinalgError> + Sync,
-) -> Result<(), LinalgError> {
-    let above = above.axis_chunks_iter_mut(Axis(1), TILE);
-    let tiles: Vec<_> = above
-        .zip(below.axis_chunks_iter_mut(Axis(1), TILE))
-        .collect();
-    tiles
-        .into_par_iter()
-        .try_for_each(|(above, below)| work(above, below))
-}
-
-/// Puts zeros above the diagonal and ones on it.
-fn unit_lower_trapezoid<T: Scalar>(mut v: ArrayViewMut2<T>) {
-    for (j, mut column) in v.columns_mut().into_iter().enumerate() {
-        column.slice_mut(s![..j]).fill(T::zero());
-        column[j] = T::one();
-    }
-}
-
-fn clear_below_diagonal<T: Scalar>(mut r: ArrayViewMut2<T>) {
-    for (j, mut column) in r.columns_mut().into_iter().enumerate() {
-        let below = (j + 1).min(column.len());
-        column.slice_mut(s![below..]).fill(T::zero());
+/// Copies a part of a matrix to another, column by column.
+fn copy<T: Scalar>(from: ArrayView2<T>, mut to: ArrayViewMut2<T>) {
+    for (from, mut to) in from.columns().into_iter().zip(to.columns_mut()) {
+        to.assign(&from);
     }
 }
 

@@ -5,24 +5,13 @@
 
 use std::ffi::{c_char, c_int};
 
-use ndarray::{ArrayView2, ArrayViewMut2};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
+use rayon::prelude::*;
 
-use super::blas::{Transpose, shape};
-use super::{LinalgError, lapack};
+use super::blas::{Transpose, gemm, shape};
+use super::{LinalgError, by_columns, lapack};
 
 unsafe extern "C" {
-    fn dsyrk_(
-        triangle: *const c_char,
-        transpose: *const c_char,
-        n: *const c_int,
-        k: *const c_int,
-        alpha: *const f64,
-        a: *const f64,
-        leading_a: *const c_int,
-        beta: *const f64,
-        c: *mut f64,
-        leading_c: *const c_int,
-    );
     fn dtrmm_(
         side: *const c_char,
         triangle: *const c_char,
@@ -51,43 +40,29 @@ unsafe extern "C" {
     );
 }
 
-/// The upper triangle of `c = alpha op(a) op(a)^T + beta c`; op(a) is `[n, k]`, c `[n, n]`. What is
-/// below the diagonal of c stays.
-pub fn syrk(
-    alpha: f64,
-    (a, transpose): (ArrayView2<f64>, Transpose),
-    beta: f64,
-    mut c: ArrayViewMut2<f64>,
-) -> Result<(), LinalgError> {
-    const NAME: &str = "dsyrk";
-    let (_, _, leading_a) = shape(NAME, a)?;
-    let (n, _, leading_c) = shape(NAME, c.view())?;
-    let (rows, inner) = transpose.of(a.dim());
-    assert_eq!(
-        (rows, rows),
-        c.dim(),
-        "{NAME}: shapes of factor and product"
-    );
-    if c.is_empty() {
-        return Ok(());
-    }
-    let k = inner as c_int;
-    // SAFETY: as in `gemm`.
-    unsafe {
-        dsyrk_(
-            &(b'U' as c_char),
-            &transpose.letter(),
-            &n,
-            &k,
-            &alpha,
-            a.as_ptr(),
-            &leading_a,
-            &beta,
-            c.as_mut_ptr(),
-            &leading_c,
-        );
-    }
-    Ok(())
+/// Rows and columns of the tiles that threads share out. They have fixed places, so the bits do not
+/// depend on the threads.
+const TILE: usize = 256;
+
+/// `op(r) x` for an upper triangle r `[n, n]` and x `[n, k]`, stored by columns.
+pub fn product(
+    (r, transpose): (ArrayView2<f64>, Transpose),
+    x: ArrayView2<f64>,
+) -> Result<Array2<f64>, LinalgError> {
+    let mut product = by_columns(x);
+    let tiles = product.axis_chunks_iter_mut(Axis(0), TILE).enumerate();
+    let tiles: Vec<_> = tiles.collect();
+    tiles.into_par_iter().try_for_each(|(index, mut tile)| {
+        let (start, end) = (index * TILE, index * TILE + tile.nrows());
+        let corner = r.slice(s![start..end, start..end]);
+        trmm((corner, transpose), tile.view_mut())?;
+        let (rest, of) = match transpose {
+            Transpose::No => (r.slice(s![start..end, end..]), x.slice(s![end.., ..])),
+            Transpose::Yes => (r.slice(s![..start, start..end]), x.slice(s![..start, ..])),
+        };
+        gemm(1.0, (rest, transpose), (of, Transpose::No), 1.0, tile)
+    })?;
+    Ok(product)
 }
 
 /// `b = op(r) b` for an upper triangle r `[n, n]` and b `[n, k]`.
@@ -152,31 +127,41 @@ fn triangle(
     Ok(())
 }
 
-/// The upper triangle of `R R^T` in place of that of R `[n, n]`; what is below the diagonal stays.
-pub fn lauum(mut r: ArrayViewMut2<f64>) -> Result<(), LinalgError> {
-    const NAME: &str = "dlauum";
-    let (n, columns, leading) = shape(NAME, r.view())?;
-    assert_eq!(n, columns, "{NAME}: a triangle is square");
-    if n == 0 {
-        return Ok(());
+/// Whether a symmetric matrix `[n, n]`, of which the upper triangle counts, is positive definite:
+/// whether its Cholesky factorisation exists. The matrix is destroyed. n^3 / 3 operations.
+pub fn is_positive_definite(mut a: ArrayViewMut2<f64>) -> Result<bool, LinalgError> {
+    let n = a.nrows();
+    for start in (0..n).step_by(TILE) {
+        let end = (start + TILE).min(n);
+        if !factors(a.slice_mut(s![start..end, start..end]))? {
+            return Ok(false);
+        }
+        let (above, below) = a.view_mut().split_at(Axis(0), end);
+        let (corner, mut right) = above
+            .slice_move(s![start.., start..])
+            .split_at(Axis(1), end - start);
+        let tiles: Vec<_> = right.axis_chunks_iter_mut(Axis(1), TILE).collect();
+        tiles
+            .into_par_iter()
+            .try_for_each(|tile| trsm((corner.view(), Transpose::Yes), tile))?;
+        let mut below = below.slice_move(s![.., end..]);
+        let tiles = below.axis_chunks_iter_mut(Axis(1), TILE).enumerate();
+        let tiles: Vec<_> = tiles.collect();
+        tiles.into_par_iter().try_for_each(|(index, tile)| {
+            let (first, last) = (index * TILE, index * TILE + tile.ncols());
+            let rows = (right.slice(s![.., ..last]), Transpose::Yes);
+            let columns = (right.slice(s![.., first..last]), Transpose::No);
+            gemm(-1.0, rows, columns, 1.0, tile.slice_move(s![..last, ..]))
+        })?;
     }
-    let mut info = 0;
-    // SAFETY: r is n x n at the distance that `shape` found, and borrowed alone.
-    unsafe {
-        lapack_sys::dlauum_(&(b'U' as c_char), &n, r.as_mut_ptr(), &leading, &mut info);
-    }
-    lapack::refused(NAME, info)
+    Ok(true)
 }
 
-/// Whether a symmetric matrix `[n, n]`, of which the upper triangle counts, is positive definite:
-/// whether its Cholesky factorisation exists. The matrix is destroyed.
-pub fn is_positive_definite(mut a: ArrayViewMut2<f64>) -> Result<bool, LinalgError> {
+/// The Cholesky factor of a matrix in place of its upper triangle; whether there is one.
+fn factors(mut a: ArrayViewMut2<f64>) -> Result<bool, LinalgError> {
     const NAME: &str = "dpotrf";
     let (n, columns, leading) = shape(NAME, a.view())?;
     assert_eq!(n, columns, "{NAME}: a symmetric matrix is square");
-    if n == 0 {
-        return Ok(true);
-    }
     let mut info = 0;
     // SAFETY: a is n x n at the distance that `shape` found, and borrowed alone.
     unsafe {
@@ -188,10 +173,8 @@ pub fn is_positive_definite(mut a: ArrayViewMut2<f64>) -> Result<bool, LinalgErr
 
 #[cfg(test)]
 mod tests {
-    use ndarray::Array2;
-
     use super::*;
-    use crate::linalg::{by_columns, hostile, zeros};
+    use crate::linalg::{hostile, zeros};
 
     fn close(a: &Array2<f64>, b: &Array2<f64>) -> bool {
         a.dim() == b.dim() && a.iter().zip(b).all(|(x, y)| (x - y).abs() <= 1e-13)
@@ -220,15 +203,15 @@ mod tests {
     }
 
     #[test]
-    fn symmetric_products_fill_the_upper_triangle() {
-        let r = by_columns(upper(&hostile::uniform(5, 5, 6)).view());
-        let expected = upper(&r.dot(&r.t()));
-        let mut square = r.clone();
-        lauum(square.view_mut()).unwrap();
-        assert!(close(&square, &expected));
-        let mut again = zeros(5, 5);
-        syrk(1.0, (r.view(), Transpose::No), 0.0, again.view_mut()).unwrap();
-        assert!(close(&again, &expected));
+    fn products_in_tiles_are_those_of_the_definition() {
+        for n in [0, 1, 256, 257, 600] {
+            let r = by_columns(upper(&hostile::uniform(n, n, 7)).view());
+            let x = by_columns(hostile::uniform(n, 3, 8).view());
+            let forth = product((r.view(), Transpose::No), x.view()).unwrap();
+            assert!(close(&(forth / 10.0), &(r.dot(&x) / 10.0)), "{n}");
+            let back = product((r.view(), Transpose::Yes), x.view()).unwrap();
+            assert!(close(&(back / 10.0), &(r.t().dot(&x) / 10.0)), "{n}");
+        }
     }
 
     #[test]
@@ -240,5 +223,13 @@ mod tests {
         };
         assert!(definite(1.001) && !definite(0.999));
         assert!(is_positive_definite(zeros(0, 0).view_mut()).unwrap());
+        // Several tiles: A^T A + c I, whose least value is about c.
+        let a = hostile::uniform(90, 700, 9);
+        let square = a.t().dot(&a);
+        for (least, expected) in [(1e-6, true), (-1e-6, false)] {
+            let mut shifted = by_columns((&square + &(Array2::<f64>::eye(700) * least)).view());
+            shifted[[699, 0]] = f64::NAN;
+            assert_eq!(is_positive_definite(shifted.view_mut()).unwrap(), expected);
+        }
     }
 }

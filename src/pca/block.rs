@@ -60,7 +60,14 @@ impl Block {
                 .into_iter()
                 .enumerate()
                 .find_map(|(row, values)| {
-                    let column = values.iter().position(|x| !x.is_finite())?;
+                    // A look at all of them, which is done by vectors, finds nothing in nearly every
+                    // row.
+                    let any = |any: bool, x: &T| any | !x.is_finite();
+                    let found = match values.to_slice() {
+                        Some(values) => values.iter().fold(false, any),
+                        None => values.iter().fold(false, any),
+                    };
+                    let column = found.then(|| values.iter().position(|x| !x.is_finite()))??;
                     Some((row, column))
                 })
         }

@@ -1,6 +1,6 @@
 //! The mean of some rows, and the rows as deviations from it.
 
-use ndarray::{Array2, ArrayViewMut2, Axis, s};
+use ndarray::{Array2, ArrayViewMut2, Axis, ShapeBuilder, s};
 
 use super::block::{Block, on_rows};
 use crate::linalg::{Scalar, zeros};
@@ -83,7 +83,8 @@ pub fn subtract_mean<T: Scalar>(mut rows: ArrayViewMut2<T>) -> Mean {
 
 /// The rows of blocks, at least one row in all, minus their mean, and the mean: the same numbers as
 /// [`subtract_mean`] on a copy of them, `[n, width]`, stored by columns, in two passes over the blocks.
-pub fn centered<T: Scalar>(blocks: &[Block], width: usize) -> (Array2<T>, Mean) {
+/// The copy takes the memory of `room` where that is enough.
+pub fn centered<T: Scalar>(blocks: &[Block], width: usize, room: Vec<T>) -> (Array2<T>, Mean) {
     let count = blocks.iter().map(|block| block.dim().0).sum();
     let mut mean = Mean {
         origin: Vec::new(),
@@ -93,7 +94,7 @@ pub fn centered<T: Scalar>(blocks: &[Block], width: usize) -> (Array2<T>, Mean) 
         on_rows!(block, rows => add_distances(rows, &mut mean));
     }
     mean.offset.iter_mut().for_each(|sum| *sum /= count as f64);
-    let mut deviations = zeros(count, width);
+    let mut deviations = in_room(room, count, width);
     let mut rest = vec![0.0; width];
     let mut first = 0;
     for block in blocks {
@@ -105,6 +106,16 @@ pub fn centered<T: Scalar>(blocks: &[Block], width: usize) -> (Array2<T>, Mean) 
         *offset += rest / count as f64;
     }
     (deviations, mean)
+}
+
+/// A matrix stored by columns whose numbers are anything, in memory that was touched before if it can be.
+fn in_room<T: Scalar>(mut room: Vec<T>, rows: usize, columns: usize) -> Array2<T> {
+    if room.len() < rows * columns {
+        drop(room);
+        return zeros(rows, columns);
+    }
+    room.truncate(rows * columns);
+    Array2::from_shape_vec((rows, columns).f(), room).expect("as many numbers as the shape has")
 }
 
 /// Adds the distances of rows from the origin to the offset; the first row of all is the origin.
@@ -208,11 +219,11 @@ mod tests {
                 Block::from(Array2::<f64>::zeros((0, d))),
                 Block::from(tail.to_owned()),
             ];
-            assert_eq!(
-                centered::<f64>(&blocks, d),
-                (expected.clone(), mean.clone())
-            );
-            let (single, same) = centered::<f32>(&blocks, d);
+            for room in [vec![], vec![f64::NAN; n * d - 1], vec![f64::NAN; n * d + 3]] {
+                let centered = centered(&blocks, d, room);
+                assert_eq!(centered, (expected.clone(), mean.clone()));
+            }
+            let (single, same) = centered::<f32>(&blocks, d, vec![]);
             assert_eq!((single, same), (expected.mapv(|x| x as f32), mean));
         }
     }

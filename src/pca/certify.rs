@@ -420,7 +420,7 @@ mod tests {
     use super::*;
     use crate::linalg::hostile;
     use crate::pca::{
-        Components, PcaSettings, Precision, Rows, Solver, exchange::threads, fit, project_block,
+        Components, PcaSettings, Precision, Projector, Rows, Solver, exchange::threads, fit,
     };
 
     fn settings(standardize: bool) -> PcaSettings {
@@ -463,7 +463,7 @@ mod tests {
                 for rows in [rows.clone(), rows.t().to_owned()] {
                     for standardize in [true, false] {
                         let model = fit_alone(&rows, standardize);
-                        let part = project_block(&model, &rows.clone().into()).part;
+                        let part = Projector::new(&model).project(&rows.clone().into()).part;
                         let certificate = certify(&model, &[part]);
                         let verdict = certificate.verdict();
                         assert!(verdict.is_ok(), "{name} {:?}: {certificate:?}", rows.dim());
@@ -478,9 +478,12 @@ mod tests {
         let rows = hostile::uniform(60, 12, 1);
         let right = fit_alone(&rows, true);
         let verdict = |model: &Model| {
-            certify(model, &[project_block(model, &rows.clone().into()).part])
-                .verdict()
-                .map_err(|e| e.to_string())
+            certify(
+                model,
+                &[Projector::new(model).project(&rows.clone().into()).part],
+            )
+            .verdict()
+            .map_err(|e| e.to_string())
         };
         assert_eq!(verdict(&right), Ok(()));
         let mut model = right.clone();

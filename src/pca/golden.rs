@@ -10,7 +10,7 @@ use super::block::on_rows;
 use super::center::subtract_mean;
 use super::exchange::{Exchange, threads};
 use super::{
-    Block, Components, Model, PcaError, PcaSettings, Precision, Rows, Solver, fit, project_block,
+    Block, Components, Model, PcaError, PcaSettings, Precision, Projector, Rows, Solver, fit,
 };
 use super::{Rank, Verification};
 use super::{certify, gather_parts};
@@ -64,7 +64,7 @@ fn vector(tensors: &Tensors, name: &str) -> Vec<f64> {
     tensors[name].iter().copied().collect()
 }
 
-fn settings(k: usize, standardize: bool, solver: Solver) -> PcaSettings {
+pub(super) fn settings(k: usize, standardize: bool, solver: Solver) -> PcaSettings {
     PcaSettings {
         components: Components::Count(k),
         standardize,
@@ -76,7 +76,7 @@ fn settings(k: usize, standardize: bool, solver: Solver) -> PcaSettings {
 }
 
 /// Fits on `owner_of_block.last() + 1` ranks at least, `size` in all, and returns the model of every rank.
-fn fit_on(
+pub(super) fn fit_on(
     size: usize,
     x: &Block,
     rows_per_block: &[usize],
@@ -129,7 +129,7 @@ fn bits(model: &Model) -> Vec<u64> {
 }
 
 /// Cuts n rows into blocks of `size` rows, with an empty block after every third.
-fn blocks(n: usize, size: usize) -> Vec<usize> {
+pub(super) fn blocks(n: usize, size: usize) -> Vec<usize> {
     let mut blocks = Vec::new();
     for start in (0..n).step_by(size) {
         blocks.push(size.min(n - start));
@@ -213,7 +213,7 @@ fn assert_golden(tensors: &Tensors, case: &str, mode: &str, x: &Array2<f64>, mod
         "{case} {mode} rank"
     );
     assert!(fixed <= model.k());
-    let projected = project_block(model, &x.clone().into()).scores;
+    let projected = Projector::new(model).project(&x.clone().into()).scores;
     for i in 0..fixed {
         for (found, exact) in model.components.row(i).iter().zip(components.row(i)) {
             assert!(
@@ -314,7 +314,8 @@ fn network_features_of_photographs_give_the_reference_scores() {
         assert_eq!((alone.k(), alone.numerical_rank), (7, Rank::Exactly(8)));
         assert_golden(&tensors, case, "standardized", &x, &alone);
         let scores = matrix(&tensors, &format!("{case}.standardized.scores"));
-        let found = project_block(&alone, &x.clone().into())
+        let found = Projector::new(&alone)
+            .project(&x.clone().into())
             .scores
             .mapv(f64::from);
         let norm = |m: &Array2<f64>| m.iter().map(|x| x * x).sum::<f64>().sqrt();
@@ -430,7 +431,7 @@ fn check_hostile(name: &str, x: &Block, precision: Precision) {
     }
     let beyond_f64 = precision == Precision::F64 && ["denormal", "huge"].contains(&name);
     if !beyond_f64 && name != "denormal" {
-        let certificate = certify(&model, &[project_block(&model, x).part]);
+        let certificate = certify(&model, &[Projector::new(&model).project(x).part]);
         assert!(
             certificate.verdict().is_ok(),
             "{name} {n} x {d} {precision:?}: {certificate:?}"
@@ -455,7 +456,7 @@ fn rows_that_do_not_differ_have_no_components() {
             (0, Rank::Exactly(0), 0.0)
         );
         assert!(model.scale.iter().all(|scale| *scale == 0.0));
-        let projected = project_block(&model, &x.clone().into());
+        let projected = Projector::new(&model).project(&x.clone().into());
         assert!(
             projected
                 .reconstruction_error
@@ -474,7 +475,11 @@ fn whitened_scores_have_unit_variance() {
         ..settings(6, true, Solver::Auto)
     };
     let model = fit_on(1, &x.clone().into(), &[80], &[0], &settings).remove(0);
-    for scores in project_block(&model, &x.clone().into()).scores.columns() {
+    for scores in Projector::new(&model)
+        .project(&x.clone().into())
+        .scores
+        .columns()
+    {
         let variance: f64 = scores.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / 79.0;
         assert!((variance - 1.0).abs() < 1e-6, "{variance}");
     }
@@ -502,13 +507,8 @@ fn the_certificate_of_several_ranks_is_that_of_one() {
             };
             let parts = layout.blocks_of(rank.rank()).map(|block| {
                 let start: usize = rows[..block].iter().sum();
-                project_block(
-                    &model,
-                    &x.slice(s![start..start + rows[block], ..])
-                        .to_owned()
-                        .into(),
-                )
-                .part
+                let part = x.slice(s![start..start + rows[block], ..]).to_owned();
+                Projector::new(&model).project(&part.into()).part
             });
             gather_parts(rank, parts.collect())
         });
@@ -656,7 +656,7 @@ fn random_projections_find_the_components_of_a_full_svd_at_every_rank_count() {
         let error = alone.evidence.approximation.unwrap();
         assert!(error.residual < 1e-6, "{n} x {d}: {error:?}");
         assert_eq!(error.directions, (k + 10).min(n).min(d));
-        let part = project_block(&alone, &x.clone().into()).part;
+        let part = Projector::new(&alone).project(&x.clone().into()).part;
         let certificate = certify(&alone, &[part]);
         assert!(certificate.verdict().is_ok(), "{n} x {d}: {certificate:?}");
         for ranks in [2, 3, 4, 5, 7] {
@@ -685,8 +685,10 @@ fn random_projections_of_hostile_matrices_are_certified() {
                 let model =
                     fit_on(2, &x.clone().into(), &rows, &even(rows.len(), 2), &settings).remove(0);
                 if !["denormal", "huge"].contains(&name) {
-                    let certificate =
-                        certify(&model, &[project_block(&model, &x.clone().into()).part]);
+                    let certificate = certify(
+                        &model,
+                        &[Projector::new(&model).project(&x.clone().into()).part],
+                    );
                     assert!(
                         certificate.verdict().is_ok(),
                         "{name} {n} x {d}: {certificate:?}"
@@ -762,7 +764,7 @@ fn the_leading_part_of_many_columns_gives_the_model_of_the_whole() {
             let along = part.components.row(i).dot(&whole.components.row(i));
             assert!((along - 1.0).abs() < 1e-11, "component {i}: {along}");
         }
-        let certificate = certify(&part, &[project_block(&part, &x.into()).part]);
+        let certificate = certify(&part, &[Projector::new(&part).project(&x.into()).part]);
         assert!(certificate.verdict().is_ok(), "{certificate:?}");
     }
 }
@@ -779,7 +781,8 @@ fn rows_come_back_from_their_scores() {
                     ..settings(d, standardize, Solver::Auto)
                 };
                 let model = fit_on(1, &x.clone().into(), &[n], &[0], &settings).remove(0);
-                let scores = project_block(&model, &x.clone().into())
+                let scores = Projector::new(&model)
+                    .project(&x.clone().into())
                     .scores
                     .mapv(f64::from);
                 let back = model.inverse_transform(&scores);
@@ -844,7 +847,10 @@ fn the_exact_checks_pass_for_every_solver_and_fail_for_a_wrong_model() {
             verification.finish(rank, model)
         });
         assert!(all[1].is_none() && all[2].is_none());
-        let mut certificate = certify(model, &[project_block(model, &x.clone().into()).part]);
+        let mut certificate = certify(
+            model,
+            &[Projector::new(model).project(&x.clone().into()).part],
+        );
         certificate.exact = all.swap_remove(0);
         certificate.verdict().map_err(|error| error.to_string())
     };

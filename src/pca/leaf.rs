@@ -20,15 +20,23 @@ pub struct Node<T> {
 
 impl<T: Scalar> Node<T> {
     /// The node of a leaf: of the rows of `blocks`, n >= 1 in all, of `width` columns. 2 d^2 (n - d / 3)
-    /// operations.
-    pub fn from_blocks(blocks: Vec<Block>, width: usize) -> Result<Self, LinalgError> {
-        let (rows, mean) = centered(&blocks, width);
+    /// operations. It computes in the memory of `room` where that is enough, and returns the memory
+    /// that it took, for the next leaf.
+    pub fn from_blocks(
+        blocks: Vec<Block>,
+        width: usize,
+        room: Vec<T>,
+    ) -> Result<(Self, Vec<T>), LinalgError> {
+        let (rows, mean) = centered(&blocks, width, room);
         drop(blocks);
-        Ok(Node {
-            rows: rows.nrows() as u64,
+        let count = rows.nrows() as u64;
+        let factored = qr::Factored::new(rows)?;
+        let node = Node {
+            rows: count,
             mean,
-            r: qr::Factored::new(rows)?.r(),
-        })
+            r: factored.r(),
+        };
+        Ok((node, factored.into_memory()))
     }
 
     /// The node of the rows of both: QR of `[R_a; w (mean_b - mean_a); R_b]` with
@@ -143,7 +151,9 @@ mod tests {
     use crate::pca::center::subtract_mean;
 
     fn node(rows: &Array2<f64>) -> Node<f64> {
-        Node::from_blocks(vec![rows.clone().into()], rows.ncols()).unwrap()
+        Node::from_blocks(vec![rows.clone().into()], rows.ncols(), vec![])
+            .unwrap()
+            .0
     }
 
     /// R up to the signs of its rows is fixed by R^T R. Compares |R^T R - X_c^T X_c| with 30 n eps |X_c|^2.

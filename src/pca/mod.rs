@@ -39,6 +39,8 @@ mod wide;
 
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod projections;
 
 pub use block::Block;
 pub use certify::{Certificate, CertificatePart, Check, certify, gather_parts};
@@ -46,7 +48,7 @@ pub use evidence::{Approximation, Evidence, Probe};
 pub use exchange::Exchange;
 pub use fit::{Components, PcaSettings, Precision, Read, Rows, check_finite, fit};
 pub use model::Model;
-pub use project::{Projected, project_block};
+pub use project::{Projected, Projector};
 pub use solver::{Solver, check_randomized, choose_solver, memory_bytes};
 pub use spectrum::Rank;
 pub use traffic::{Counted, predicted_bytes};

@@ -30,51 +30,72 @@ pub struct Projected {
     pub part: CertificatePart,
 }
 
-/// Projects a block of rows `[rows, d]` on the components of a model.
-///
-/// Arithmetic is in f64. A row's results do not depend on the other rows or on threads, bit for
-/// bit: every sum runs in a fixed order that no BLAS decides. 4 d k operations a row.
-///
-/// # Panics
-/// If the rows are not as wide as the model.
-pub fn project_block(model: &Model, block: &Block) -> Projected {
-    let (n, width) = block.dim();
-    assert_eq!(width, model.width(), "rows are as wide as the model");
-    let k = model.k();
-    let entries: Vec<f64> = model.components.iter().copied().collect();
-    let components = PackedComponents::new(&entries, k, width);
-    let isa = Isa::detect();
-    let groups: Vec<Vec<Row>> = (0..n.div_ceil(ROWS_AT_ONCE))
-        .into_par_iter()
-        .map(|group| {
-            let first = group * ROWS_AT_ONCE;
-            let taken = first..(first + ROWS_AT_ONCE).min(n);
-            let count = taken.len();
-            let deviations = on_rows!(block, rows => {
-                deviations(model, rows.slice(s![taken, ..]), components.padded_width())
-            });
-            project_rows(isa, model, &components, deviations, (count, k))
-        })
-        .collect();
-    let projected: Vec<Row> = groups.into_iter().flatten().collect();
-    let mixes = Mixes::of(model);
-    let mut part = CertificatePart::empty(model);
-    for row in &projected {
-        part.add(&row.scores, row.squares, &row.along_probes, &mixes);
+/// A model made ready to project many blocks.
+pub struct Projector<'a> {
+    model: &'a Model,
+    components: PackedComponents,
+    mixes: Mixes,
+    /// What scores are divided by, `[k]`.
+    deviations: Vec<f64>,
+    isa: Isa,
+}
+
+impl<'a> Projector<'a> {
+    /// Makes a model ready.
+    pub fn new(model: &'a Model) -> Self {
+        let (k, width) = (model.k(), model.width());
+        let entries: Vec<f64> = model.components.iter().copied().collect();
+        Projector {
+            model,
+            components: PackedComponents::new(&entries, k, width),
+            mixes: Mixes::of(model),
+            deviations: if model.whiten {
+                model.deviations()
+            } else {
+                vec![1.0; k]
+            },
+            isa: Isa::detect(),
+        }
     }
-    let deviation = if model.whiten {
-        model.deviations()
-    } else {
-        vec![1.0; k]
-    };
-    let scores = Array2::from_shape_fn((projected.len(), k), |(row, component)| {
-        (projected[row].scores[component] / deviation[component]) as f32
-    });
-    let reconstruction_error = projected.iter().map(|row| row.rest as f32).collect();
-    Projected {
-        scores,
-        reconstruction_error,
-        part,
+
+    /// Projects a block of rows `[rows, d]` on the components.
+    ///
+    /// Arithmetic is in f64. A row's results do not depend on the other rows or on threads, bit for
+    /// bit: every sum runs in a fixed order that no BLAS decides. 4 d k operations a row.
+    ///
+    /// # Panics
+    /// If the rows are not as wide as the model.
+    pub fn project(&self, block: &Block) -> Projected {
+        let (model, k) = (self.model, self.model.k());
+        let (n, width) = block.dim();
+        assert_eq!(width, model.width(), "rows are as wide as the model");
+        let groups: Vec<Vec<Row>> = (0..n.div_ceil(ROWS_AT_ONCE))
+            .into_par_iter()
+            .map(|group| {
+                let first = group * ROWS_AT_ONCE;
+                let taken = first..(first + ROWS_AT_ONCE).min(n);
+                let count = taken.len();
+                let padded = self.components.padded_width();
+                let deviations = on_rows!(block, rows => {
+                    deviations(model, rows.slice(s![taken, ..]), padded)
+                });
+                project_rows(self.isa, model, &self.components, deviations, (count, k))
+            })
+            .collect();
+        let projected: Vec<Row> = groups.into_iter().flatten().collect();
+        let mut part = CertificatePart::empty(model);
+        for row in &projected {
+            part.add(&row.scores, row.squares, &row.along_probes, &self.mixes);
+        }
+        let scores = Array2::from_shape_fn((projected.len(), k), |(row, component)| {
+            (projected[row].scores[component] / self.deviations[component]) as f32
+        });
+        let reconstruction_error = projected.iter().map(|row| row.rest as f32).collect();
+        Projected {
+            scores,
+            reconstruction_error,
+            part,
+        }
     }
 }
 
@@ -194,13 +215,16 @@ mod tests {
             vec![2.0, 1.0, 1.0, 0.0],
         );
         let rows = array![[5.0, -3.0, 0.5, 9.0], [1.0, 0.0, 0.0, 7.0]];
-        let projected = project_block(&model, &rows.clone().into());
+        let projected = Projector::new(&model).project(&rows.clone().into());
         assert_eq!(projected.scores, array![[2.0_f32, -3.0], [0.0, 0.0]]);
         assert_eq!(projected.reconstruction_error, vec![0.5, 0.0]);
         model.whiten = true;
         // Singular value 4 of 5 rows: standard deviation 2.
         assert_eq!(
-            project_block(&model, &rows.clone().into()).scores.row(0),
+            Projector::new(&model)
+                .project(&rows.clone().into())
+                .scores
+                .row(0),
             array![1.0_f32, -1.5]
         );
     }
@@ -214,12 +238,10 @@ mod tests {
                 vec![0.1; width],
                 vec![0.7; width],
             );
-            let together = project_block(&model, &rows.clone().into());
+            let together = Projector::new(&model).project(&rows.clone().into());
             for index in 0..17 {
-                let alone = project_block(
-                    &model,
-                    &rows.slice(s![index..index + 1, ..]).to_owned().into(),
-                );
+                let alone = Projector::new(&model)
+                    .project(&rows.slice(s![index..index + 1, ..]).to_owned().into());
                 assert_eq!(alone.scores.row(0), together.scores.row(index));
                 assert_eq!(
                     alone.reconstruction_error[0],
@@ -233,14 +255,14 @@ mod tests {
     fn storage_and_threads_do_not_change_the_bits() {
         let rows = hostile::uniform(40, 300, 5);
         let model = model(hostile::uniform(4, 300, 6), vec![0.0; 300], vec![1.0; 300]);
-        let expected = project_block(&model, &rows.clone().into());
+        let expected = Projector::new(&model).project(&rows.clone().into());
         for threads in [1, 2, 5] {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)
                 .build()
                 .unwrap();
             let by_column = crate::linalg::by_columns(rows.view());
-            let projected = pool.install(|| project_block(&model, &by_column.into()));
+            let projected = pool.install(|| Projector::new(&model).project(&by_column.into()));
             assert_eq!(projected.scores, expected.scores);
             assert_eq!(projected.part, expected.part);
         }
@@ -249,11 +271,12 @@ mod tests {
     #[test]
     fn without_components_the_error_is_the_norm_of_the_row() {
         let model = model(Array2::zeros((0, 2)), vec![0.0; 2], vec![1.0; 2]);
-        let projected = project_block(&model, &array![[3.0, 4.0]].into());
+        let projected = Projector::new(&model).project(&array![[3.0, 4.0]].into());
         assert_eq!(projected.scores.dim(), (1, 0));
         assert_eq!(projected.reconstruction_error, vec![5.0]);
         assert_eq!(
-            project_block(&model, &Array2::<f64>::zeros((0, 2)).into())
+            Projector::new(&model)
+                .project(&Array2::<f64>::zeros((0, 2)).into())
                 .scores
                 .len_of(Axis(0)),
             0

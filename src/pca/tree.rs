@@ -99,21 +99,44 @@ pub struct Plan {
     pub root_rank: usize,
 }
 
-/// Cuts blocks into runs of at least `enough` rows; the last run takes what is left over, and
-/// where there is not enough for two runs, everything.
+/// Cuts blocks into runs of at least `enough` rows: as many as go, and of nearly the same number of
+/// rows, so that ranks and threads which share them out finish together. Where there is not enough for
+/// two runs, one takes everything.
 pub fn leaves(rows_per_block: &[usize], enough: usize) -> Vec<Range<usize>> {
+    let enough = enough.max(1);
+    let mut rows_left: usize = rows_per_block.iter().sum();
+    let mut runs_left = most_runs(rows_per_block, enough);
     let mut runs: Vec<Range<usize>> = Vec::new();
     let (mut start, mut rows) = (0, 0);
     for (block, &count) in rows_per_block.iter().enumerate() {
         rows += count;
-        if rows >= enough.max(1) {
+        let next = rows_per_block.get(block + 1).copied().unwrap_or(0);
+        // Half of the next block or more would lie beyond the even share.
+        let is_share = (2 * rows + next) * runs_left >= 2 * rows_left;
+        if runs_left > 1 && rows >= enough && is_share {
             runs.push(start..block + 1);
+            rows_left -= rows;
+            runs_left -= 1;
             (start, rows) = (block + 1, 0);
         }
     }
+    let end = rows_per_block.len();
     match runs.last_mut() {
-        Some(last) => last.end = rows_per_block.len(),
-        None => runs.push(0..rows_per_block.len()),
+        Some(last) if rows < enough => last.end = end,
+        _ => runs.push(start..end),
+    }
+    runs
+}
+
+/// The largest number of runs of at least `enough` rows.
+fn most_runs(rows_per_block: &[usize], enough: usize) -> usize {
+    let (mut runs, mut rows) = (0, 0);
+    for count in rows_per_block {
+        rows += count;
+        if rows >= enough {
+            runs += 1;
+            rows = 0;
+        }
     }
     runs
 }
@@ -377,6 +400,24 @@ mod tests {
                 assert!(runs.len() == 1 || sizes.min() >= Some(enough));
             }
         }
+    }
+
+    #[test]
+    fn leaves_have_about_the_same_number_of_rows() {
+        for blocks in 1..=300 {
+            for (block, enough) in [(157, 4096), (128, 4096), (1, 5), (3, 7)] {
+                let runs = leaves(&vec![block; blocks], enough);
+                let sizes: Vec<usize> = runs.iter().map(|run| block * run.len()).collect();
+                let (least, most) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
+                assert!(most - least <= 2 * block, "{blocks} blocks: {sizes:?}");
+                // No run could be taken from the others: they are as many as go.
+                assert_eq!(runs.len(), (blocks / enough.div_ceil(block)).max(1));
+            }
+        }
+        // 20000 rows in blocks of 157: four leaves, which two ranks share evenly.
+        let mut rows = vec![157; 127];
+        rows.push(61);
+        assert_eq!(leaves(&rows, 4096), [0..32, 32..64, 64..96, 96..128]);
     }
 
     #[test]

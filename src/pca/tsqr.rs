@@ -69,9 +69,11 @@ fn reduce<T: Scalar>(
     let me = comm.rank();
     let mut blocks: BTreeMap<usize, Block> = BTreeMap::new();
     rayon::in_place_scope(|scope| {
+        let mine = |step: &&Step| matches!(step, Step::Factor { rank, .. } if *rank == me);
         let mut nodes = Nodes::new(
             scope,
             leaves_at_once(rows.width, rayon::current_num_threads()),
+            plan.steps.iter().filter(mine).count(),
         );
         for step in &plan.steps {
             match *step {
@@ -119,11 +121,12 @@ fn reduce<T: Scalar>(
     })
 }
 
-/// What a task of the pool hands back: the node it made, and whether it is a leaf.
+/// What a task of the pool hands back: the node it made, whether it is a leaf, and the memory that it
+/// no longer needs.
 struct Made<T> {
     node: usize,
     is_leaf: bool,
-    result: Result<Node<T>, LinalgError>,
+    result: Result<(Node<T>, Vec<T>), LinalgError>,
 }
 
 /// The nodes of a rank: those that are made, and the tasks that make more of them.
@@ -136,12 +139,16 @@ struct Nodes<'scope, 'env, T> {
     running: usize,
     leaves: usize,
     most_leaves: usize,
+    /// Leaves that are yet to be factored.
+    leaves_left: usize,
+    /// Memory of leaves that are done, for those that come.
+    spare: Vec<Vec<T>>,
     sender: Sender<Made<T>>,
     receiver: Receiver<Made<T>>,
 }
 
 impl<'scope, 'env, T: Scalar> Nodes<'scope, 'env, T> {
-    fn new(scope: &'scope rayon::Scope<'env>, most_leaves: usize) -> Self {
+    fn new(scope: &'scope rayon::Scope<'env>, most_leaves: usize, leaves_left: usize) -> Self {
         let (sender, receiver) = channel();
         Nodes {
             scope,
@@ -150,6 +157,8 @@ impl<'scope, 'env, T: Scalar> Nodes<'scope, 'env, T> {
             running: 0,
             leaves: 0,
             most_leaves,
+            leaves_left,
+            spare: Vec::new(),
             sender,
             receiver,
         }
@@ -161,7 +170,9 @@ impl<'scope, 'env, T: Scalar> Nodes<'scope, 'env, T> {
             self.wait()?;
         }
         self.leaves += 1;
-        self.spawn(leaf, true, move || Node::from_blocks(blocks, width));
+        self.leaves_left -= 1;
+        let room = self.spare.pop().unwrap_or_default();
+        self.spawn(leaf, true, move || Node::from_blocks(blocks, width, room));
         Ok(())
     }
 
@@ -179,7 +190,8 @@ impl<'scope, 'env, T: Scalar> Nodes<'scope, 'env, T> {
         let merges: Vec<Merge> = self.waiting.extract_if(.., ready).collect();
         for Merge { node, left, right } in merges {
             let (left, right) = (take(&mut self.made, left), take(&mut self.made, right));
-            self.spawn(node, false, move || left.merge(right));
+            let merge = move || Ok((left.merge(right)?, Vec::new()));
+            self.spawn(node, false, merge);
         }
     }
 
@@ -187,7 +199,7 @@ impl<'scope, 'env, T: Scalar> Nodes<'scope, 'env, T> {
         &mut self,
         node: usize,
         is_leaf: bool,
-        work: impl FnOnce() -> Result<Node<T>, LinalgError> + Send + 'static,
+        work: impl FnOnce() -> Result<(Node<T>, Vec<T>), LinalgError> + Send + 'static,
     ) where
         T: 'static,
     {
@@ -213,7 +225,11 @@ impl<'scope, 'env, T: Scalar> Nodes<'scope, 'env, T> {
         } = self.receive();
         self.running -= 1;
         self.leaves -= usize::from(is_leaf);
-        self.made.insert(node, result?);
+        let (made, memory) = result?;
+        if is_leaf && self.leaves_left > self.spare.len() {
+            self.spare.push(memory);
+        }
+        self.made.insert(node, made);
         self.start_merges();
         Ok(())
     }

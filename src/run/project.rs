@@ -1,6 +1,6 @@
 //! Scores of every image, block by block to rank 0.
 
-use super::blocks::Blocks;
+use super::blocks::{Block, Blocks};
 use super::context::Context;
 use crate::comm::Comm;
 use crate::dataset::outcome::Outcome;
@@ -9,9 +9,14 @@ use crate::output::shard::ShardRow;
 use crate::pca::{self, CertificatePart, Model};
 use crate::store::Location;
 use crate::timing::Phase;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
+use std::ops::Range;
+
+/// Blocks that are read ahead take about this many bytes at most, unless it is one alone.
+const BYTES_AT_ONCE: usize = 64 << 20;
 
 /// What rank 0 writes for one block.
 pub struct ScoredBlock {
@@ -43,26 +48,45 @@ pub fn project(
     model: &Model,
     folder: &Location,
 ) -> Result<(Spill, Vec<CertificatePart>), Failure> {
+    let _projecting = context.phases.start(Phase::Project);
     let mut writer = BufWriter::new(context.settings.store.scratch(folder)?);
     let mut parts = Vec::new();
-    for number in blocks.of_rank(context.comm.rank()) {
-        let block = (blocks.read)(number)?;
-        let _projecting = context.phases.start(Phase::Project);
-        // The fit has looked at every number; a model that was fitted before has not seen these.
-        pca::check_finite(number, &block.features).map_err(|error| blocks.failure(error))?;
-        let projected = pca::project_block(model, &block.features);
-        let scored = ScoredBlock {
-            rows: block.rows,
-            outcomes: block.outcomes,
-            scores: projected.scores.iter().copied().collect(),
-            reconstruction_error: projected.reconstruction_error,
-        };
-        let bytes = to_bytes(&scored)?;
-        writer
-            .write_all(&(bytes.len() as u64).to_le_bytes())
-            .and_then(|()| writer.write_all(&bytes))
-            .map_err(unspillable)?;
-        parts.push(projected.part);
+    let projector = pca::Projector::new(model);
+    let mut numbers = blocks.of_rank(context.comm.rank());
+    let mut read: Vec<Block> = Vec::new();
+    loop {
+        // The pool projects what was read last, while this thread reads on.
+        let mut projected = Vec::new();
+        let next = rayon::in_place_scope(|scope| {
+            scope.spawn(|_| {
+                let blocks = read.par_iter();
+                blocks
+                    .map(|block| projector.project(&block.features))
+                    .collect_into_vec(&mut projected);
+            });
+            read_some(&mut numbers, blocks, context.threads)
+        })?;
+        let last = next.is_empty();
+        for (block, projected) in std::mem::replace(&mut read, next)
+            .into_iter()
+            .zip(projected)
+        {
+            let scored = ScoredBlock {
+                rows: block.rows,
+                outcomes: block.outcomes,
+                scores: projected.scores.iter().copied().collect(),
+                reconstruction_error: projected.reconstruction_error,
+            };
+            let bytes = to_bytes(&scored)?;
+            writer
+                .write_all(&(bytes.len() as u64).to_le_bytes())
+                .and_then(|()| writer.write_all(&bytes))
+                .map_err(unspillable)?;
+            parts.push(projected.part);
+        }
+        if last {
+            break;
+        }
     }
     let mut file = writer
         .into_inner()
@@ -70,6 +94,28 @@ pub fn project(
     file.rewind().map_err(unspillable)?;
     let blocks = parts.len();
     Ok((Spill { file, blocks }, parts))
+}
+
+/// Reads blocks for the threads of a rank: one for each of them, but no more than a few at once where
+/// they are large; a block alone keeps several threads busy too.
+fn read_some(
+    numbers: &mut Range<usize>,
+    blocks: &Blocks,
+    threads: usize,
+) -> Result<Vec<Block>, Failure> {
+    let (mut read, mut bytes) = (Vec::new(), 0);
+    while read.len() < threads
+        && bytes < BYTES_AT_ONCE
+        && let Some(number) = numbers.next()
+    {
+        let block = (blocks.read)(number)?;
+        // The fit has looked at every number; a model that was fitted before has not seen these.
+        pca::check_finite(number, &block.features).map_err(|error| blocks.failure(error))?;
+        let (rows, width) = block.features.dim();
+        bytes += rows * width * block.features.number_bytes();
+        read.push(block);
+    }
+    Ok(read)
 }
 
 /// Hands the blocks of all ranks to rank 0 in their order, one at a time.

@@ -113,7 +113,7 @@ pub fn blocks<'a>(catalog: &Catalog, context: &'a Context) -> Blocks<'a> {
             let read = reader.borrow_mut().read(start..start + lengths[block])?;
             Ok(Block {
                 rows: read.names,
-                features: pca::Block::from(read.features),
+                features: read.features,
                 outcomes: Vec::new(),
             })
         }),

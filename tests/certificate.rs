@@ -1,0 +1,88 @@
+//! A BLAS that computes wrongly, under a real run.
+
+use crate::features::{npy, numbers, pca};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Stands before the real BLAS and spoils every eighth column of every product of matrices, as a kernel
+/// with one wrong lane does, by a part that rounding does not explain.
+const SPOILER: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stddef.h>
+
+typedef void gemm(const char *, const char *, const int *, const int *, const int *, const void *,
+                  const void *, const int *, const void *, const int *, const void *, void *,
+                  const int *);
+
+#define SPOILED(NAME, NUMBER, PART)                                                                \
+    void NAME(const char *transpose_a, const char *transpose_b, const int *m, const int *n,        \
+              const int *k, const void *alpha, const void *a, const int *lda, const void *b,       \
+              const int *ldb, const void *beta, void *c, const int *ldc) {                         \
+        static gemm *real;                                                                         \
+        if (!real)                                                                                 \
+            real = (gemm *)dlsym(RTLD_NEXT, #NAME);                                                \
+        real(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);              \
+        for (size_t j = 7; j < (size_t)*n; j += 8)                                                 \
+            for (size_t i = 0; i < (size_t)*m; i++)                                                \
+                ((NUMBER *)c)[j * (size_t)*ldc + i] *= 1 + PART;                                   \
+    }
+
+SPOILED(dgemm_, double, 1e-8)
+SPOILED(sgemm_, float, 1e-1f)
+"#;
+
+/// Compiles the spoiler.
+fn spoiler(folder: &Path) -> PathBuf {
+    let (source, library) = (folder.join("spoiler.c"), folder.join("spoiler.so"));
+    std::fs::write(&source, SPOILER).unwrap();
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .args([&library, &source])
+        .arg("-ldl")
+        .output()
+        .expect("a C compiler, which p8 is built with");
+    let errors = String::from_utf8_lossy(&compiled.stderr);
+    assert!(compiled.status.success(), "{errors}");
+    library
+}
+
+#[test]
+fn a_blas_that_multiplies_wrongly_ends_the_run_and_names_the_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = spoiler(folder.path());
+    for (solver, rows, width) in [
+        ("tsqr", 700, 300),
+        ("wide", 200, 500),
+        ("randomized", 400, 300),
+    ] {
+        let features = folder.path().join(format!("{solver}.npy"));
+        let values = numbers(rows, width);
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        npy(&features, "<f8", false, rows, width, &bytes);
+        for precision in ["f64", "f32"] {
+            let output = folder.path().join(format!("{solver}-{precision}"));
+            let run = |name: &str| {
+                pca(2, &features, &output.join(name)).args([
+                    "--solver",
+                    solver,
+                    "--pca-precision",
+                    precision,
+                    "-k",
+                    "3",
+                ])
+            };
+            run("right").succeed();
+            run("wrong")
+                .env("LD_PRELOAD", &library)
+                .fail(5, &["cannot certify", "OPENBLAS_CORETYPE=Haswell"]);
+            let wrong = output.join("wrong");
+            for result in ["model.safetensors", "scores.parquet", "metrics.json"] {
+                assert!(
+                    !wrong.join(result).exists(),
+                    "{solver} {precision}: {result}"
+                );
+            }
+        }
+    }
+}
