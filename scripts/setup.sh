@@ -24,9 +24,23 @@ provide_for_cluster_tests() {
     fi
 }
 
-# provide build|shellcheck|cluster|arm|valgrind: installs what this machine lacks of what building p8,
-# checking its scripts, testing it on several hosts, running its kernels for 64-bit Arm, or checking their
-# use of memory needs.
+# What the tests of the report need beyond that: a Chromium that a program can drive. Ubuntu has none among
+# its packages.
+provide_for_browser_tests() {
+    if [ -z "$(missing_packages debian browser)" ]; then
+        return 0
+    elif ! grep -qx 'ID=debian' "$system_root/etc/os-release" 2>/dev/null; then
+        say "not Debian: the tests of the report in a browser are skipped without chromium and chromedriver"
+    elif [ "$(id -u)" -ne 0 ]; then
+        say "not root, and no chromium and chromedriver: the tests of the report in a browser will be skipped"
+    else
+        provide browser
+    fi
+}
+
+# provide build|shellcheck|cluster|browser|arm|valgrind: installs what this machine lacks of what building p8,
+# checking its scripts, testing it on several hosts or in a browser, running its kernels for 64-bit Arm, or
+# checking their use of memory needs.
 provide() {
     local need="$1" family
     local -a missing
@@ -125,6 +139,7 @@ missing_packages() {
             unless_installed debian slurm-client
             unless_installed debian munge
             ;;
+        'debian browser') unless_programs chromium chromedriver -- chromium chromium-driver ;;
         'fedora shellcheck') unless_programs shellcheck -- ShellCheck ;;
         'debian arm')
             unless_programs aarch64-linux-gnu-gcc -- gcc-aarch64-linux-gnu libc6-dev-arm64-cross

@@ -106,8 +106,10 @@ fn the_shards_of_a_run_give_the_result_of_the_run_at_every_rank_count() {
                     "metrics.json",
                     "model.safetensors",
                     "report.html",
+                    "scatter.svg",
                     "scores.csv",
-                    "scores.parquet"
+                    "scores.parquet",
+                    "scree.svg"
                 ]
             );
         }

@@ -12,6 +12,7 @@ mod outcomes;
 mod parity;
 mod pipeline;
 mod precision;
+mod report;
 mod resume;
 mod s3;
 mod s3_runs;

@@ -112,8 +112,10 @@ fn a_run_writes_every_file_of_the_contract_and_nothing_else() {
             "model.safetensors",
             "outcomes.parquet",
             "report.html",
+            "scatter.svg",
             "scores.csv",
             "scores.parquet",
+            "scree.svg",
         ]
         .map(String::from),
     );
@@ -300,7 +302,9 @@ fn labels_globs_and_odd_names_come_through() {
     let labels: Vec<&str> = rows.iter().map(|row| row[1].as_str()).collect();
     assert_eq!(labels, ["<script>", "a,\"b\"", "größe façade"]);
     let report = std::fs::read_to_string(output.join("report.html")).unwrap();
-    assert!(report.contains("&lt;script&gt;") && !report.contains("<script>"));
+    assert!(report.contains("&lt;script&gt;/1.png"));
+    // The data and the script of the page, and no third one.
+    assert_eq!(report.matches("<script").count(), 2);
     let none = folder.path().join("none");
     P8::small(2, images.path(), &none)
         .args(["--label", "none"])

@@ -38,6 +38,12 @@ const CLUSTER: [Package; 6] = [
     ("munge", &[]),
 ];
 
+/// What the tests of the report need on Debian.
+const BROWSER: [Package; 2] = [
+    ("chromium", &["bin/chromium"]),
+    ("chromium-driver", &["bin/chromedriver"]),
+];
+
 const FEDORA: [Package; 9] = [
     ("gcc", &["bin/cc"]),
     ("make", &["bin/make"]),
@@ -97,7 +103,7 @@ impl Machine {
     }
 
     fn debian() -> Self {
-        let packages = [&DEBIAN[..], &CLUSTER].concat();
+        let packages = [&DEBIAN[..], &CLUSTER, &BROWSER].concat();
         let machine = Self::new("ID=debian\nVERSION_ID=\"12\"\n", &packages);
         machine.program("bin/dpkg-query", DPKG_QUERY);
         machine.program("bin/apt-get", INSTALLER);
@@ -713,7 +719,7 @@ fn the_kernels_run_under_valgrind_which_is_installed() {
 }
 
 #[test]
-fn the_test_script_gets_root_what_tests_of_several_hosts_need() {
+fn the_test_script_gets_root_what_tests_of_several_hosts_and_in_a_browser_need() {
     let machine = Machine::complete_debian();
     let outcome = machine.start("test", &[], &[]).succeeded();
     assert_eq!(
@@ -721,6 +727,7 @@ fn the_test_script_gets_root_what_tests_of_several_hosts_need() {
         [
             "apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends iproute2 procps slurmctld slurmd \
          slurm-client munge",
+            "apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends chromium chromium-driver",
         ]
     );
     let again = machine.start("test", &[], &[]).succeeded();
@@ -732,5 +739,7 @@ fn the_test_script_tells_a_user_what_is_skipped() {
     let machine = Machine::complete_debian().without_root();
     let outcome = machine.start("test", &[], &[]).succeeded();
     assert_eq!(outcome.calls_of("apt-get"), [""; 0]);
-    outcome.says("not root: the tests of several hosts and of Slurm will be skipped");
+    outcome
+        .says("not root: the tests of several hosts and of Slurm will be skipped")
+        .says("the tests of the report in a browser will be skipped");
 }

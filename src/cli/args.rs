@@ -9,6 +9,7 @@ use crate::dataset::label::LabelRule;
 use crate::error::chain;
 use crate::image::{Exif, Preprocess};
 use crate::model::{Layer, Pool, Precision, Topology};
+use crate::output::report::POINTS_LIMIT;
 use crate::pca::{self, Solver};
 use crate::run::settings::{LogFormat, WeightsChoice};
 
@@ -24,6 +25,7 @@ Examples:
                                                       other components of the same features
   mpirun -np 3 p8 transform --model p8-out/model.safetensors --input new --output scored
                                                       scores of new images
+  p8 report --output p8-out                           the report of a finished run, made again
 
 Every option is also read from the environment (P8_INPUT, P8_COMPONENTS, ...) and from a TOML file
 given with --config. The order is: flag, environment, file, default. P8_ISA (avx512, avx2,
@@ -55,6 +57,8 @@ pub enum Command {
     Pca(Box<PcaArgs>),
     /// Scores of new images, or of stored features, by a fitted model
     Transform(Box<TransformArgs>),
+    /// The report of a finished run, made again from its files
+    Report(ReportArgs),
     /// What each rank sees: host, cores, threads, SIMD, MPI, BLAS, weights
     Doctor(DoctorArgs),
 }
@@ -276,6 +280,21 @@ pub struct TransformArgs {
     pub running: RunningOptions,
 }
 
+/// The options of `p8 report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Folder with the result, or s3://bucket/prefix [default: p8-out]
+    #[arg(long, value_name = "PATH", help_heading = "Results")]
+    pub output: Option<PathBuf>,
+    /// Images that the map shows at most; more than 10000 make a large page [default: 10000]
+    #[arg(long, value_name = "N", value_parser = point_count, help_heading = "Results")]
+    pub points: Option<usize>,
+    #[command(flatten)]
+    pub s3: S3Options,
+    #[command(flatten)]
+    pub running: RunningOptions,
+}
+
 /// The options of `p8 doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
@@ -342,6 +361,13 @@ fn thread_count(text: &str) -> Result<usize, String> {
     }
 }
 
+fn point_count(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(value) if (1..=POINTS_LIMIT).contains(&value) => Ok(value),
+        _ => Err(format!("expected a whole number from 1 to {POINTS_LIMIT}")),
+    }
+}
+
 fn truth() -> impl TypedValueParser<Value = bool> {
     PossibleValuesParser::new(["true", "false"]).map(|text| text == "true")
 }
@@ -402,6 +428,19 @@ mod tests {
             Some(Command::Run(run)) => assert_eq!(run.pca.components, Some(7)),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_report_draws_as_many_points_as_a_browser_bears() {
+        let points = |text: &str| match Cli::try_parse_from(["p8", "report", "--points", text]) {
+            Ok(Cli {
+                command: Some(Command::Report(report)),
+                ..
+            }) => report.points,
+            _ => None,
+        };
+        assert_eq!(points("100000"), Some(100_000));
+        assert_eq!([points("0"), points("100001"), points("all")], [None; 3]);
     }
 
     #[test]

@@ -19,6 +19,7 @@ enum Task {
     Run(Box<run::settings::Settings>),
     Pca(Box<run::stored::PcaTask>),
     Transform(Box<run::transform::TransformTask>),
+    Report(Box<run::report::ReportTask>),
     Doctor(run::doctor::DoctorSettings),
 }
 
@@ -50,6 +51,10 @@ pub fn main() -> ExitCode {
         Task::Transform(task) => {
             logging::start(task.settings.log, comm.rank());
             run::transform::transform(task, &comm)
+        }
+        Task::Report(task) => {
+            logging::start(task.settings.log, comm.rank());
+            run::report::report(task, &comm)
         }
         Task::Doctor(settings) => run::doctor::doctor(settings, &comm),
     });
@@ -88,6 +93,11 @@ fn task(
         Some(Command::Transform(transform)) => {
             return resolve::resolve_transform(*transform, &merged.sources, environment)
                 .map(|task| Task::Transform(Box::new(task)))
+                .map_err(ArgumentError::Text);
+        }
+        Some(Command::Report(report)) => {
+            return resolve::resolve_report(report, &merged.sources, environment)
+                .map(|task| Task::Report(Box::new(task)))
                 .map_err(ArgumentError::Text);
         }
         Some(Command::Doctor(doctor)) => {

@@ -1,13 +1,15 @@
 //! From what was typed to settings in which nothing is left undecided.
 
-use super::args::{PcaArgs, RunArgs, S3Options, TransformArgs};
+use super::args::{PcaArgs, ReportArgs, ResultOptions, RunArgs, S3Options, TransformArgs};
 use super::sources::Source;
 use crate::dataset::label::LabelRule;
 use crate::image::Exif;
 use crate::kernels::{Isa, UnknownIsa};
 use crate::model::weights::{Cache, Named};
 use crate::model::{Layer, Pool, Precision};
+use crate::output::report::MAX_POINTS;
 use crate::pca::{self, Components, PcaSettings, Solver};
+use crate::run::report::ReportTask;
 use crate::run::settings::{
     Level, Log, LogFormat, SAMPLE_INPUT, Setting, Settings, StoredFeatures, WeightsChoice,
 };
@@ -170,6 +172,32 @@ pub fn resolve_transform(
         model,
         features,
         weights_are_named,
+        settings,
+    })
+}
+
+/// Fills in the defaults of `p8 report`.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_report(
+    args: ReportArgs,
+    sources: &BTreeMap<String, Source>,
+    environment: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<ReportTask, String> {
+    let run = RunArgs {
+        results: ResultOptions {
+            output: args.output,
+            overwrite: false,
+        },
+        s3: args.s3,
+        running: args.running,
+        ..RunArgs::default()
+    };
+    let mut settings = resolve(run, sources, environment)?;
+    settings.is_sample_run = false;
+    Ok(ReportTask {
+        points: args.points.unwrap_or(MAX_POINTS),
         settings,
     })
 }

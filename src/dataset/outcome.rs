@@ -16,6 +16,9 @@ pub enum Status {
 }
 
 impl Status {
+    /// Every way.
+    pub const ALL: [Status; 3] = [Status::Ok, Status::Skipped, Status::Failed];
+
     /// The word written to `outcomes.parquet`.
     pub fn as_str(self) -> &'static str {
         match self {

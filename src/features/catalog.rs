@@ -287,6 +287,29 @@ impl Reader {
         })
     }
 
+    /// Small pictures of some rows, counted over all files, where they are stored: in shards of p8.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub fn thumbnails(&self, rows: Range<usize>) -> Result<Vec<Option<Vec<u8>>>, FeaturesError> {
+        let mut thumbnails = Vec::with_capacity(rows.len());
+        let mut before = 0;
+        for file in &self.catalog.files {
+            let start = rows.start.max(before);
+            let end = rows.end.min(before + file.rows);
+            if start < end && file.form == Form::Shard {
+                let all = shard_thumbnails(file.path())?;
+                let wanted = start - before..end - before;
+                let some = all.get(wanted).ok_or_else(|| changed(file.path()))?;
+                thumbnails.extend_from_slice(some);
+            } else if start < end {
+                thumbnails.resize(thumbnails.len() + end - start, None);
+            }
+            before += file.rows;
+        }
+        Ok(thumbnails)
+    }
+
     /// Some rows of one file; the first of them has this number among all rows.
     fn read_file<T: Scalar>(
         &mut self,
@@ -339,6 +362,23 @@ impl Reader {
     }
 }
 
+fn shard_thumbnails(path: &Path) -> Result<Vec<Option<Vec<u8>>>, FeaturesError> {
+    let file = File::open(path).map_err(|source| unreadable(path, source))?;
+    shard::decode_thumbnails(file).map_err(|source| FeaturesError::Shard {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+fn changed(path: &Path) -> FeaturesError {
+    FeaturesError::Shard {
+        path: path.to_path_buf(),
+        source: shard::ShardError::Inconsistent {
+            what: "it was changed while it was read".into(),
+        },
+    }
+}
+
 fn read_shard<T: Scalar>(
     path: &Path,
     rows: Range<usize>,
@@ -351,9 +391,7 @@ fn read_shard<T: Scalar>(
     let file = File::open(path).map_err(|source| unreadable(path, source))?;
     let shard = shard::decode(file).map_err(broken)?;
     if rows.end > shard.rows.len() || shard.width != width {
-        return Err(broken(shard::ShardError::Inconsistent {
-            what: "it was changed while it was read".into(),
-        }));
+        return Err(changed(path));
     }
     let values = shard.features[rows.start * width..rows.end * width].iter();
     let values = values.map(|&x| T::of_f64(x.into())).collect();

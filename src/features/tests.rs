@@ -348,6 +348,9 @@ fn a_shard(block: usize, rows: usize, layer: &str) -> Vec<u8> {
         features: (0..2 * rows).map(|v| (100 * block + v) as f32).collect(),
         outcomes: names.iter().map(|row| outcome(&row.path)).collect(),
         identities: vec![String::new(); rows],
+        thumbnails: (0..rows)
+            .map(|row| (row != 1).then(|| vec![block as u8, row as u8]))
+            .collect(),
         rows: names,
         provenance,
     })

@@ -14,6 +14,7 @@ mod jpeg;
 mod normalize;
 mod prepare;
 mod resize;
+mod thumbnail;
 
 pub use decode::{DecodeError, Decoded, Limits, decode, dimensions, is_decoding};
 pub use exif::Exif;
@@ -21,6 +22,7 @@ pub use format::{EXTENSIONS, Format, looks_like_image};
 pub use normalize::{ChannelOrder, Normalization, normalize};
 pub use prepare::{Preprocess, SIDE, prepare};
 pub use resize::{Filter, resize};
+pub use thumbnail::{THUMBNAIL_SIDE, decode_thumbnail, encode_jpeg, thumbnail};
 
 /// An image of 8 bits a channel: rows from the top, pixels from the left, channels in the order red,
 /// green, blue.

@@ -40,6 +40,9 @@ pub struct Metrics {
     pub s3: Option<s3::Traffic>,
     /// Time per phase over the ranks, in the order of a run.
     pub phases: BTreeMap<Phase, Summary>,
+    /// Seconds of every phase on every rank, in the order of the ranks.
+    #[serde(default)]
+    pub seconds_by_rank: BTreeMap<Phase, Vec<f64>>,
     /// The network's weights; `None` where the features came from files that do not tell.
     pub weights: Option<Weights>,
     /// The fitted model.
@@ -50,6 +53,9 @@ pub struct Metrics {
     pub environment: Environment,
     /// Every setting, with where its value came from.
     pub settings: BTreeMap<String, Setting>,
+    /// The command that gives the same results.
+    #[serde(default)]
+    pub command: String,
     /// What a user should know; also on the terminal and in the report.
     pub warnings: Vec<String>,
 }
@@ -229,6 +235,7 @@ pub(crate) mod tests {
                 .into_iter()
                 .map(|phase| (phase, summary(0.25 * (1.0 + phase as u32 as f64))))
                 .collect(),
+            seconds_by_rank: BTreeMap::from([(Phase::Network, vec![0.625, 1.0625, 1.25])]),
             weights: Some(Weights {
                 id: "keras".into(),
                 sha256: "ab".repeat(32),
@@ -283,6 +290,7 @@ pub(crate) mod tests {
                     },
                 ),
             ]),
+            command: "mpirun -np 3 p8 --input a/ --variance 0.9".into(),
             warnings: vec!["2 of 12 images failed".into()],
         }
     }

@@ -16,9 +16,11 @@ use std::io::Write;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
+use parquet::file::reader::ChunkReader;
 
 use crate::error::{Classify, Kind};
 
@@ -47,6 +49,15 @@ pub enum OutputError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A file cannot be read back.
+    #[error("cannot read {file}")]
+    Decode {
+        /// Name of the result.
+        file: &'static str,
+        /// What the decoder said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Two columns that belong together have different lengths.
     #[error("cannot encode {file}: {column} has {found} values, expected {expected}")]
     Length {
@@ -64,7 +75,7 @@ pub enum OutputError {
 impl Classify for OutputError {
     fn kind(&self) -> Kind {
         match self {
-            OutputError::Write { .. } => Kind::Io,
+            OutputError::Write { .. } | OutputError::Decode { .. } => Kind::Io,
             OutputError::Encode { .. } => Kind::Internal,
             OutputError::Length { .. } => Kind::Internal,
         }
@@ -127,6 +138,38 @@ fn parquet_properties() -> WriterPropertiesBuilder {
         .set_created_by(CREATED_BY.to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_statistics_enabled(EnabledStatistics::Chunk)
+}
+
+/// Hands the batches of a Parquet file on, one at a time.
+fn read_batches<R: ChunkReader + 'static>(
+    file: &'static str,
+    source: R,
+    mut each: impl FnMut(&RecordBatch) -> Result<(), OutputError>,
+) -> Result<(), OutputError> {
+    let unreadable =
+        |source: Box<dyn std::error::Error + Send + Sync>| OutputError::Decode { file, source };
+    let reader = ParquetRecordBatchReaderBuilder::try_new(source)
+        .and_then(ParquetRecordBatchReaderBuilder::build)
+        .map_err(|error| unreadable(error.into()))?;
+    for batch in reader {
+        each(&batch.map_err(|error| unreadable(error.into()))?)?;
+    }
+    Ok(())
+}
+
+/// A column of a batch, by name and type.
+fn column<'a, A: 'static>(
+    file: &'static str,
+    batch: &'a RecordBatch,
+    name: &str,
+) -> Result<&'a A, OutputError> {
+    let array = batch.column_by_name(name);
+    array
+        .and_then(|array| array.as_any().downcast_ref::<A>())
+        .ok_or_else(|| OutputError::Decode {
+            file,
+            source: format!("column {name} is missing or of another type").into(),
+        })
 }
 
 /// A Parquet file that is written batch by batch, with the name of the result for its errors.

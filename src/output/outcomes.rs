@@ -15,12 +15,13 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
+use parquet::file::reader::ChunkReader;
 
-use crate::dataset::outcome::Outcome;
-use crate::output::{OutputError, ParquetFile};
+use crate::dataset::outcome::{Outcome, Status};
+use crate::output::{OutputError, ParquetFile, column, read_batches};
 
 const FILE: &str = "outcomes.parquet";
 
@@ -99,13 +100,56 @@ impl<W: Write + Send> OutcomesParquet<W> {
     }
 }
 
+/// Reads `outcomes.parquet` row by row, in order. The source is a [`std::fs::File`] or
+/// [`bytes::Bytes`].
+///
+/// # Errors
+///
+/// [`OutputError::Decode`] where it is no such file, or a damaged one.
+pub fn read_outcomes<R: ChunkReader + 'static>(
+    source: R,
+    mut each: impl FnMut(Outcome),
+) -> Result<(), OutputError> {
+    read_batches(FILE, source, |batch| {
+        let text = |name| column::<StringArray>(FILE, batch, name);
+        let integer = |name| column::<Int64Array>(FILE, batch, name);
+        let (path, status, reason, sha256) = (
+            text("path")?,
+            text("status")?,
+            text("reason")?,
+            text("sha256")?,
+        );
+        let (bytes, width, height) = (integer("bytes")?, integer("width")?, integer("height")?);
+        for row in 0..batch.num_rows() {
+            let word = status.value(row);
+            let status = Status::ALL
+                .into_iter()
+                .find(|status| status.as_str() == word)
+                .ok_or_else(|| OutputError::Decode {
+                    file: FILE,
+                    source: format!("row {row} has the status {word:?}").into(),
+                })?;
+            each(Outcome {
+                path: path.value(row).to_owned(),
+                status,
+                reason: reason.is_valid(row).then(|| reason.value(row).to_owned()),
+                // As they were written from unsigned numbers.
+                bytes: bytes.value(row) as u64,
+                width: width.value(row) as u32,
+                height: height.value(row) as u32,
+                sha256: sha256.value(row).to_owned(),
+            });
+        }
+        Ok(())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     use super::*;
-    use crate::dataset::outcome::Status;
     use crate::error::{Failure, Kind};
 
     fn outcomes() -> Vec<Outcome> {
@@ -229,5 +273,16 @@ mod tests {
         let failure = Failure::from(error);
         assert_eq!(failure.kind, Kind::Internal);
         assert!(failure.text.starts_with("cannot encode outcomes.parquet: "));
+    }
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let mut back = Vec::new();
+        read_outcomes(Bytes::from(written(&[&outcomes()])), |outcome| {
+            back.push(outcome)
+        })
+        .unwrap();
+        assert_eq!(back, outcomes());
+        assert!(read_outcomes(Bytes::from_static(b"x"), |_| ()).is_err());
     }
 }

@@ -14,12 +14,13 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use arrow::array::{FixedSizeListArray, Float32Array, RecordBatch, StringArray};
+use arrow::array::{Array, FixedSizeListArray, Float32Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
+use parquet::file::reader::ChunkReader;
 
 use crate::output::shard::ShardRow;
-use crate::output::{OutputError, ParquetFile};
+use crate::output::{OutputError, ParquetFile, column, read_batches};
 
 const PARQUET: &str = "scores.parquet";
 const CSV: &str = "scores.csv";
@@ -129,6 +130,41 @@ impl<W: Write + Send> ScoresParquet<W> {
     }
 }
 
+/// Reads `scores.parquet` row by row, in order: the image, its scores, its reconstruction error. Its
+/// index is its place among the scored images. The source is a [`std::fs::File`] or [`bytes::Bytes`].
+///
+/// # Errors
+///
+/// [`OutputError::Decode`] where it is no such file, or a damaged one.
+pub fn read_scores<R: ChunkReader + 'static>(
+    source: R,
+    mut each: impl FnMut(&ShardRow, &[f32], f32),
+) -> Result<(), OutputError> {
+    let mut index = 0;
+    read_batches(PARQUET, source, |batch| {
+        let path: &StringArray = column(PARQUET, batch, "path")?;
+        let label: &StringArray = column(PARQUET, batch, "label")?;
+        let pca: &FixedSizeListArray = column(PARQUET, batch, "pca")?;
+        let error: &Float32Array = column(PARQUET, batch, "reconstruction_error")?;
+        for row in 0..batch.num_rows() {
+            let scores = pca.value(row);
+            let scores = scores.as_any().downcast_ref::<Float32Array>();
+            let named = ShardRow {
+                index,
+                path: path.value(row).to_owned(),
+                label: label.is_valid(row).then(|| label.value(row).to_owned()),
+            };
+            index += 1;
+            each(
+                &named,
+                scores.map_or(&[][..], |scores| scores.values()),
+                error.value(row),
+            );
+        }
+        Ok(())
+    })
+}
+
 fn score_field() -> FieldRef {
     Arc::new(Field::new("element", DataType::Float32, false))
 }
@@ -199,7 +235,6 @@ fn shortest(value: f32) -> String {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::Array;
     use bytes::Bytes;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -476,5 +511,29 @@ mod tests {
         let result = parquet.write(block(&rows)).and_then(|()| parquet.finish());
         let failure = Failure::from(result.err().unwrap());
         assert_eq!(failure, expected("scores.parquet"));
+    }
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let rows = hostile_rows();
+        let mut read = Vec::new();
+        let source = Bytes::from(parquet_of(&rows));
+        read_scores(source, |row, scores, error| {
+            read.push((row.clone(), scores.to_vec(), error));
+        })
+        .unwrap();
+        assert_eq!(read.len(), rows.len());
+        for (place, (row, scores, error)) in read.iter().enumerate() {
+            assert_eq!(
+                (&row.path, &row.label),
+                (&rows[place].path, &rows[place].label)
+            );
+            assert_eq!(row.index, place as u64);
+            assert_eq!(scores, &SCORES[2 * place..2 * place + 2]);
+            assert_eq!(*error, ERRORS[place]);
+        }
+        let damaged = Bytes::from_static(b"PAR1 but no Parquet");
+        let error = read_scores(damaged, |_, _, _| ()).unwrap_err();
+        assert!(crate::error::chain(&error).contains("cannot read scores.parquet"));
     }
 }

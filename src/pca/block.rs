@@ -74,6 +74,11 @@ impl Block {
         on_rows!(self, rows => first(rows))
     }
 
+    /// One row.
+    pub fn row(&self, row: usize) -> Vec<f64> {
+        on_rows!(self, rows => rows.row(row).iter().map(|x| x.as_f64()).collect())
+    }
+
     /// The rows in a precision, stored by rows.
     pub fn to_scalar<T: Scalar>(&self) -> Array2<T> {
         on_rows!(self, rows => rows.mapv(|x| T::of_f64(x.as_f64())))

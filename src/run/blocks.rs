@@ -25,6 +25,9 @@ pub struct Block {
 /// Reads one of this rank's blocks.
 pub type Read<'a> = dyn Fn(usize) -> Result<Block, Failure> + 'a;
 
+/// Reads the small pictures of one of this rank's blocks, one a row, where there are any.
+pub type ReadThumbnails<'a> = dyn Fn(usize) -> Result<Vec<Option<Vec<u8>>>, Failure> + 'a;
+
 /// All blocks of a task, each of them whole on one rank.
 pub struct Blocks<'a> {
     /// Rows of each block.
@@ -35,6 +38,8 @@ pub struct Blocks<'a> {
     pub width: usize,
     /// How this rank reads one of its own.
     pub read: Box<Read<'a>>,
+    /// How this rank reads the small pictures of one of its own.
+    pub thumbnails: Box<ReadThumbnails<'a>>,
 }
 
 impl Blocks<'_> {

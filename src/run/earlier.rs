@@ -5,7 +5,7 @@
 //! hold of an image that has not changed is taken from there instead of from the network. Both lists
 //! are sorted by key, so every old shard is read about once, and one at a time is in memory.
 
-use super::featurize::Job;
+use super::featurize::{Job, Row};
 use super::fingerprint;
 use crate::dataset::list::Entry;
 use crate::dataset::outcome::{Outcome, Status};
@@ -121,15 +121,18 @@ impl Earlier {
         &mut self,
         store: &Store,
         position: usize,
-    ) -> Result<(Outcome, Option<&[f32]>), Failure> {
+    ) -> Result<(Outcome, Option<Row<'_>>), Failure> {
         let (file, image) = self.places[&position];
         let opened = match self.open.take() {
             Some((open, opened)) if open == file => opened,
             _ => Opened::new(read(store, &self.files[file])?),
         };
         let (_, Opened { shard, rows }) = self.open.insert((file, opened));
-        let features = rows[image].map(|row| &shard.features[row * shard.width..][..shard.width]);
-        Ok((shard.outcomes[image].clone(), features))
+        let row = rows[image].map(|row| {
+            let features = &shard.features[row * shard.width..][..shard.width];
+            (features, shard.thumbnails[row].clone())
+        });
+        Ok((shard.outcomes[image].clone(), row))
     }
 }
 

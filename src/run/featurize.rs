@@ -19,8 +19,9 @@ use crate::dataset::outcome::{Outcome, Status};
 use crate::error::{Failure, Kind};
 use crate::image::Preprocess;
 use crate::model::executor::{ExecuteError, Executor};
-use crate::output::shard::{self, Provenance, Shard, ShardRow};
+use crate::output::shard::{self, Provenance, Shard, ShardError, ShardRow};
 use crate::pca;
+use crate::store::{Location, Store};
 use crate::timing::{Phase, Phases};
 use bytes::Bytes;
 use ndarray::Array2;
@@ -33,6 +34,7 @@ use std::time::Instant;
 const BATCH: usize = 16;
 
 /// Everything the stages after the network have in common.
+#[derive(Clone)]
 pub struct Job<'a> {
     /// The settings of the run.
     pub settings: &'a Settings,
@@ -110,12 +112,18 @@ impl Job<'_> {
     /// When the file cannot be read or was changed since it was written.
     pub fn shard_of(&self, block: usize) -> Result<Shard, Failure> {
         let _reading = self.phases.start(Phase::Shard);
-        let path = self.folder.shard(block);
-        let bytes = self.settings.store.read(&path)?;
-        shard::decode(bytes).map_err(|error| {
-            let failure = Failure::from(error);
-            Failure::new(failure.kind, format!("{:?}: {failure}", path.to_string()))
-        })
+        let place = self.folder.shard(block);
+        read_shard(&self.settings.store, &place, shard::decode)
+    }
+
+    /// The small pictures of one of this rank's finished blocks, one for each row.
+    ///
+    /// # Errors
+    /// As [`Job::shard_of`].
+    pub fn thumbnails(&self, block: usize) -> Result<Vec<Option<Vec<u8>>>, Failure> {
+        let _reading = self.phases.start(Phase::Shard);
+        let place = self.folder.shard(block);
+        read_shard(&self.settings.store, &place, shard::decode_thumbnails)
     }
 
     /// The fingerprint of the features.
@@ -244,10 +252,11 @@ fn compute<'a>(
                 first_features = Some(job.comm.began().elapsed().as_secs_f64());
             }
             let mut features = features.chunks_exact(width);
-            for (Loaded { outcome, pixels }, &position) in loaded.into_iter().zip(positions) {
+            for (loaded, &position) in loaded.into_iter().zip(positions) {
                 filling.take_earlier(position)?;
-                let row = pixels.and_then(|_| features.next());
-                filling.add(outcome, row, false)?;
+                let row = loaded.pixels.and_then(|_| features.next());
+                let row = row.map(|features| (features, loaded.thumbnail));
+                filling.add(loaded.outcome, row, false)?;
             }
         }
         filling.take_earlier(images.len())?;
@@ -265,6 +274,9 @@ fn batches(images: usize, first: usize, size: usize) -> impl Iterator<Item = Ran
         (start < end).then_some(start..end)
     })
 }
+
+/// The features of an image that is ok, and its thumbnail.
+pub type Row<'a> = (&'a [f32], Option<Vec<u8>>);
 
 /// The blocks that are to be made, filled image by image in order.
 struct Filling<'a, 'b> {
@@ -286,20 +298,15 @@ impl Filling<'_, '_> {
     fn take_earlier(&mut self, position: usize) -> Result<(), Failure> {
         let mut earlier = std::mem::take(&mut self.earlier);
         while self.position < position {
-            let (outcome, features) = earlier.take(&self.job.settings.store, self.position)?;
-            self.add(outcome, features, true)?;
+            let (outcome, row) = earlier.take(&self.job.settings.store, self.position)?;
+            self.add(outcome, row, true)?;
         }
         self.earlier = earlier;
         Ok(())
     }
 
     /// Adds the next image, and writes its block where that is full now.
-    fn add(
-        &mut self,
-        outcome: Outcome,
-        features: Option<&[f32]>,
-        resumed: bool,
-    ) -> Result<(), Failure> {
+    fn add(&mut self, outcome: Outcome, row: Option<Row>, resumed: bool) -> Result<(), Failure> {
         self.position += 1;
         self.progress.add(Done {
             images: 1,
@@ -311,7 +318,7 @@ impl Filling<'_, '_> {
         let Some(mut block) = self.open.take().or_else(next) else {
             return Err(Failure::new(Kind::Internal, "more images than blocks hold"));
         };
-        block.add(job, outcome, features, resumed);
+        block.add(job, outcome, row, resumed);
         if block.is_full() {
             write_shard(job, &block.shard)?;
             let done = Block::of(&block.shard, |image| block.resumed[image]);
@@ -344,6 +351,7 @@ impl<'a> OpenBlock<'a> {
                 width,
                 rows: Vec::new(),
                 features: Vec::new(),
+                thumbnails: Vec::new(),
                 outcomes: Vec::new(),
                 identities: Vec::new(),
                 provenance: job.provenance.clone(),
@@ -353,10 +361,10 @@ impl<'a> OpenBlock<'a> {
     }
 
     /// Adds the next image of the block, with its features where it is ok.
-    fn add(&mut self, job: &Job, outcome: Outcome, features: Option<&[f32]>, resumed: bool) {
+    fn add(&mut self, job: &Job, outcome: Outcome, row: Option<Row>, resumed: bool) {
         let position = self.shard.outcomes.len();
         let entry = &self.entries[position];
-        if let Some(features) = features {
+        if let Some((features, thumbnail)) = row {
             let path = entry.key.clone();
             self.shard.rows.push(ShardRow {
                 index: (self.first_index + position) as u64,
@@ -364,6 +372,7 @@ impl<'a> OpenBlock<'a> {
                 path,
             });
             self.shard.features.extend_from_slice(features);
+            self.shard.thumbnails.push(thumbnail);
         }
         self.shard.identities.push(fingerprint::of_image(entry));
         self.shard.outcomes.push(outcome);
@@ -373,6 +382,21 @@ impl<'a> OpenBlock<'a> {
     fn is_full(&self) -> bool {
         self.shard.outcomes.len() == self.entries.len()
     }
+}
+
+/// Reads a shard, or the part of it that the decoder takes.
+///
+/// # Errors
+/// When the file cannot be read or was changed since it was written.
+pub fn read_shard<T>(
+    store: &Store,
+    place: &Location,
+    decode: impl FnOnce(Bytes) -> Result<T, ShardError>,
+) -> Result<T, Failure> {
+    decode(store.read(place)?).map_err(|error| {
+        let failure = Failure::from(error);
+        Failure::new(failure.kind, format!("{:?}: {failure}", place.to_string()))
+    })
 }
 
 /// Writes a shard, whole.
@@ -426,7 +450,7 @@ mod tests {
     fn batches_cover_all_images_and_the_first_is_small() {
         let of = |images| batches(images, 2, 16).collect::<Vec<_>>();
         assert!(of(0).is_empty());
-        assert_eq!(of(1), [0..1]);
+        assert_eq!(of(1).as_slice(), std::slice::from_ref(&(0..1)));
         assert_eq!(of(18), [0..2, 2..18]);
         assert_eq!(of(20), [0..2, 2..18, 18..20]);
     }

@@ -22,6 +22,8 @@ pub struct Loaded {
     pub outcome: Outcome,
     /// The prepared pixels, where it is ok.
     pub pixels: Option<Rgb8>,
+    /// A small picture for the report, as JPEG, where it is ok.
+    pub thumbnail: Option<Vec<u8>>,
 }
 
 impl Loaded {
@@ -37,6 +39,7 @@ impl Loaded {
                 sha256: String::new(),
             },
             pixels: None,
+            thumbnail: None,
         }
     }
 }
@@ -81,11 +84,16 @@ pub fn decode(
     };
     let _decoding = phases.start(Phase::Decode);
     outcome.sha256 = hex(&Sha256::digest(bytes));
+    let mut thumbnail = None;
     let pixels = match image::decode(bytes, exif, &Limits::default()) {
         Ok(decoded) => {
             (outcome.width, outcome.height) = (decoded.stored_width, decoded.stored_height);
             outcome.status = Status::Ok;
-            Some(image::prepare(&decoded.image, preprocess))
+            let pixels = image::prepare(&decoded.image, preprocess);
+            let (width, height) = (decoded.image.width, decoded.image.height);
+            // The report says how many images have none.
+            thumbnail = image::thumbnail(&pixels, preprocess, width, height).ok();
+            Some(pixels)
         }
         Err(error) => {
             (outcome.width, outcome.height) = image::dimensions(bytes).unwrap_or_default();
@@ -96,7 +104,11 @@ pub fn decode(
             None
         }
     };
-    Loaded { outcome, pixels }
+    Loaded {
+        outcome,
+        pixels,
+        thumbnail,
+    }
 }
 
 /// The cause alone: the row of the table names the file already.

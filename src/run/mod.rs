@@ -6,6 +6,7 @@
 
 mod announce;
 mod blocks;
+mod command;
 mod context;
 pub mod doctor;
 mod dry_run;
@@ -22,6 +23,7 @@ mod output_folder;
 mod progress;
 mod project;
 mod publish;
+pub mod report;
 mod resume;
 pub mod settings;
 pub mod stored;
@@ -122,7 +124,11 @@ fn featurize<'a>(
             rows_per_block: tally.rows_per_block,
             owner_of_block: listing.slices.owners(),
             width: executor.width(),
-            read: Box::new(move |block| job.block(block)),
+            read: Box::new({
+                let job = job.clone();
+                move |block| job.block(block)
+            }),
+            thumbnails: Box::new(move |block| job.thumbnails(block)),
         },
     })
 }

@@ -10,12 +10,14 @@ use tracing::warn;
 
 /// Names of the results, in the order in which they are published; the last one says that all
 /// others are there.
-pub const RESULTS: [&str; 6] = [
+pub const RESULTS: [&str; 8] = [
     "outcomes.parquet",
     "scores.parquet",
     "scores.csv",
     "model.safetensors",
     "report.html",
+    "scatter.svg",
+    "scree.svg",
     "metrics.json",
 ];
 
@@ -53,6 +55,13 @@ pub struct Folder {
 }
 
 impl Folder {
+    /// The folder that the settings name.
+    pub fn of(settings: &Settings) -> Self {
+        Folder {
+            root: settings.output.clone(),
+        }
+    }
+
     /// A result, by its name.
     pub fn result(&self, name: &str) -> Location {
         self.root.join(name)
@@ -86,9 +95,7 @@ impl Folder {
 /// # Errors
 /// On all ranks.
 pub fn prepare(settings: &Settings, comm: &Comm, with_shards: bool) -> Result<Folder, Failure> {
-    let folder = Folder {
-        root: settings.output.clone(),
-    };
+    let folder = Folder::of(settings);
     let refused = comm.agree(if comm.rank() == 0 {
         refuse_other_result(settings, &folder)
     } else {

@@ -3,19 +3,20 @@
 
 use super::announce;
 use super::blocks::Blocks;
+use super::command::command;
 use super::context::Context;
 use super::fitted_model;
 use super::memory;
 use super::output_folder::{Folder, begin_replacing};
 use super::project::{Spill, collect, project};
-use crate::dataset::outcome::{Outcome, Status};
+use super::report;
 use crate::error::Failure;
 use crate::linalg;
 use crate::output::metrics::{
     Environment, Images, Metrics, ModelSummary, Setting, Task, Traffic, Weights, rfc3339,
 };
 use crate::output::outcomes::OutcomesParquet;
-use crate::output::report::{MAX_FAILURES, Report, Scatter};
+use crate::output::report::{self as page, Collector, MAX_POINTS, Report};
 use crate::output::scores::{ScoreBlock, ScoresCsv, ScoresParquet};
 use crate::output::shard::Provenance;
 use crate::pca::{self, Certificate, Model};
@@ -88,7 +89,12 @@ pub fn publish(run: &Finished) -> Result<(), Failure> {
     comm.or_end(match ranks {
         Some(ranks) => write_results(run, spill, certificate, ranks),
         // The others only hand over their blocks.
-        None => collect(comm, run.blocks, spill, |_| Ok(())),
+        None => collect(comm, run.blocks, spill, |_| Ok(())).and_then(|()| {
+            if run.task != Task::Transform {
+                report::fetch(comm, run.blocks, None)?;
+            }
+            Ok(())
+        }),
     });
     comm.barrier();
     if comm.rank() == 0 {
@@ -192,6 +198,8 @@ pub fn results(task: Task, lists_images: bool) -> Vec<&'static str> {
         ("scores.csv", true),
         ("model.safetensors", fits),
         ("report.html", fits),
+        ("scatter.svg", fits),
+        ("scree.svg", fits),
         ("metrics.json", true),
     ]
     .into_iter()
@@ -216,9 +224,7 @@ fn write_results(
     };
     let mut parquet = ScoresParquet::new(create("scores.parquet")?, k)?;
     let mut csv = ScoresCsv::new(create("scores.csv")?, k)?;
-    let mut scatter = Scatter::new(run.counts.images.ok);
-    let mut failures: Vec<Outcome> = Vec::new();
-    let mut position = 0;
+    let mut collector = Collector::new(run.counts.images.ok, k, MAX_POINTS);
     collect(run.context.comm, run.blocks, spill, |block| {
         let scored = ScoreBlock {
             rows: &block.rows,
@@ -230,15 +236,13 @@ fn write_results(
         if let Some(outcomes) = &mut outcomes {
             outcomes.write(&block.outcomes)?;
         }
-        for (row, scores) in block.rows.iter().zip(block.scores.chunks(k.max(1))) {
-            scatter.offer(position, row, scores);
-            position += 1;
+        for (number, row) in block.rows.iter().enumerate() {
+            let scores = &block.scores[number * k..(number + 1) * k];
+            collector.add(row, scores, block.reconstruction_error[number]);
         }
-        let bad = block
-            .outcomes
-            .into_iter()
-            .filter(|o| o.status != Status::Ok);
-        failures.extend(bad.take(MAX_FAILURES.saturating_sub(failures.len())));
+        for outcome in &block.outcomes {
+            collector.add_outcome(outcome);
+        }
         Ok(())
     })?;
     let mut finished: Vec<FinishedFile> = Vec::new();
@@ -253,19 +257,21 @@ fn write_results(
         finished.push(model.finish()?);
     }
 
+    let images = match run.task {
+        Task::Run | Task::Pca => Some(images(run, collector)?),
+        Task::Transform => None,
+    };
+
     // What is left to write after this cannot count itself.
     ranks.phases[0][Phase::Publish as usize] += began.elapsed().as_secs_f64();
     let metrics = metrics(run, certificate.as_ref(), &ranks);
     announce::phases(&metrics.phases);
-    if run.task != Task::Transform {
-        let mut report = create("report.html")?;
-        Report {
+    if let Some(images) = &images {
+        let report = Report {
             metrics: &metrics,
-            scatter: &scatter,
-            failures: &failures,
-        }
-        .write_to(&mut report)?;
-        finished.push(report.finish()?);
+            images,
+        };
+        finished.extend(report::write(store, run.folder, &report)?);
     }
     let mut numbers = create("metrics.json")?;
     metrics.write_to(&mut numbers)?;
@@ -280,6 +286,19 @@ fn write_results(
         file.publish()?;
     }
     Ok(())
+}
+
+/// The images of the report, with what the other ranks have of them.
+fn images(run: &Finished, collector: Collector) -> Result<page::Images, Failure> {
+    let deviations = run.model.whiten.then(|| run.model.deviations());
+    let collected = collector.finish(deviations.as_deref());
+    let found = report::fetch(run.context.comm, run.blocks, Some(&collected))?;
+    Ok(page::Images::new(
+        collected,
+        found,
+        &run.model.scale,
+        run.model.total_variance,
+    ))
 }
 
 fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> Metrics {
@@ -300,6 +319,7 @@ fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> 
         bytes_read: run.counts.bytes_read,
         s3: ranks.s3,
         phases,
+        seconds_by_rank: seconds_by_rank(&ranks.phases),
         weights: run.origin.weights.clone(),
         model: ModelSummary {
             n: model.n,
@@ -339,8 +359,23 @@ fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> 
                 (setting.name.clone(), value)
             })
             .collect(),
+        command: command(
+            run.task,
+            run.context.settings,
+            run.origin.weights.as_ref(),
+            run.context.comm.size(),
+        ),
         warnings: warnings(run),
     }
+}
+
+/// Seconds of every phase on every rank.
+fn seconds_by_rank(ranks: &[Vec<f64>]) -> BTreeMap<Phase, Vec<f64>> {
+    let of = |phase: Phase| ranks.iter().map(|rank| rank[phase as usize]).collect();
+    Phase::ALL
+        .into_iter()
+        .map(|phase| (phase, of(phase)))
+        .collect()
 }
 
 fn warnings(run: &Finished) -> Vec<String> {

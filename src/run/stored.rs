@@ -17,6 +17,7 @@ use crate::output::shard::Provenance;
 use crate::pca;
 use crate::timing::Phase;
 use std::cell::RefCell;
+use std::rc::Rc;
 use tracing::{info, warn};
 
 /// The settings of `p8 pca`.
@@ -101,16 +102,23 @@ pub fn blocks<'a>(catalog: &Catalog, context: &'a Context) -> Blocks<'a> {
             Some(start)
         })
         .collect();
-    let reader = RefCell::new(Reader::new(catalog.clone()));
+    let reader = Rc::new(RefCell::new(Reader::new(catalog.clone())));
     let lengths = rows_per_block.clone();
+    let rows_of = move |block: usize| starts[block]..starts[block] + lengths[block];
     Blocks {
         owner_of_block: slice::owners(rows_per_block.len(), context.comm.size()),
         rows_per_block,
         width: catalog.width,
+        thumbnails: Box::new({
+            let (reader, rows_of) = (Rc::clone(&reader), rows_of.clone());
+            move |block| {
+                let _reading = context.phases.start(Phase::Shard);
+                Ok(reader.borrow().thumbnails(rows_of(block))?)
+            }
+        }),
         read: Box::new(move |block| {
             let _reading = context.phases.start(Phase::Shard);
-            let start = starts[block];
-            let read = reader.borrow_mut().read(start..start + lengths[block])?;
+            let read = reader.borrow_mut().read(rows_of(block))?;
             Ok(Block {
                 rows: read.names,
                 features: read.features,

@@ -1,5 +1,6 @@
 //! Builders for the tests: folders with images, and p8 started by a real mpirun.
 
+pub mod browser;
 pub mod namespaces;
 pub mod object_store;
 
@@ -420,6 +421,8 @@ pub fn stable_files(output: &Path) -> BTreeMap<String, Vec<u8>> {
         "scores.parquet",
         "scores.csv",
         "model.safetensors",
+        "scatter.svg",
+        "scree.svg",
     ] {
         files.insert(name.to_string(), std::fs::read(output.join(name)).unwrap());
     }

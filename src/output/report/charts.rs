@@ -1,107 +1,40 @@
-//! The charts of the report as SVG: numbers in, text out.
+//! Drawings as SVG: numbers in, text out.
 //!
-//! Colours and fonts are those of `page.css`, by class, so that one drawing serves light and dark.
+//! In the page colours and fonts are those of `page.css`, by class, so that one drawing serves light
+//! and dark. A file of its own brings the light ones along ([`standalone`]).
 
 use std::fmt::Write;
 
-use super::text::{count, escape, percent};
+use super::text::{count, escape, percent, span};
 
 /// Size of a drawing in its own units; the page scales it.
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 400.0;
+pub(super) const WIDTH: f64 = 640.0;
+pub(super) const HEIGHT: f64 = 400.0;
 
 /// Where the axes leave room for the data.
-const LEFT: f64 = 68.0;
-const RIGHT: f64 = 624.0;
-const TOP: f64 = 16.0;
-const BOTTOM: f64 = 346.0;
+pub(super) const LEFT: f64 = 68.0;
+pub(super) const RIGHT: f64 = 624.0;
+pub(super) const TOP: f64 = 16.0;
+pub(super) const BOTTOM: f64 = 346.0;
 
 /// Components beyond this number are told in words: a bar would be thinner than three pixels.
 pub const MAX_BARS: usize = 100;
 
-/// Colours in `page.css`.
-const COLOURS: usize = 8;
-
-/// Outlines within a circle of radius 1, of about the same area. Seven of them, which has no
-/// divisor in common with the eight colours: both change from one label to the next, and 56 labels
-/// pass before a pair comes again.
-const SHAPES: [&str; 7] = [
-    "M-.9 0A.9 .9 0 1 0 .9 0A.9 .9 0 1 0-.9 0Z",
-    "M-.8-.8H.8V.8H-.8Z",
-    "M0-1.1L1.05 .75H-1.05Z",
-    "M0-1.15L1.15 0L0 1.15L-1.15 0Z",
-    "M0 1.1L1.05-.75H-1.05Z",
-    "M-.38-1.1H.38V-.38H1.1V.38H.38V1.1H-.38V.38H-1.1V-.38H-.38Z",
-    "M-1.05-.5L-.5-1.05L0-.55L.5-1.05L1.05-.5L.55 0L1.05 .5L.5 1.05L0 .55L-.5 1.05L-1.05 .5L-.55 0Z",
-];
-
-/// Labels that can be told apart by colour and shape.
-pub const MAX_STYLES: usize = COLOURS * SHAPES.len();
-
-/// How the points of one label look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Style {
-    /// The n-th pair of colour and shape.
-    Label(usize),
-    /// Labels beyond [`MAX_STYLES`].
-    Other,
-    /// Images without a label among others that have one.
-    Unlabelled,
-}
-
-impl Style {
-    /// Its classes in `page.css`.
-    fn class(self) -> String {
-        match self {
-            Style::Label(number) => format!("mark c{}", number % COLOURS),
-            Style::Other => "mark other".to_owned(),
-            Style::Unlabelled => "mark unlabelled".to_owned(),
-        }
-    }
-
-    fn shape(self) -> usize {
-        match self {
-            Style::Label(number) => number % SHAPES.len(),
-            Style::Other | Style::Unlabelled => 0,
-        }
-    }
-}
-
-/// One point of the scatter plot.
-#[derive(Debug, Clone, Copy)]
-pub struct Mark<'a> {
-    /// Score on the first component.
-    pub x: f64,
-    /// Score on the second component.
-    pub y: f64,
-    /// How it looks.
-    pub style: Style,
-    /// What the pointer shows.
-    pub title: &'a str,
-}
-
-/// The mark of a style alone, for the legend.
-pub fn legend_mark(style: Style) -> String {
-    format!(
-        r#"<svg viewBox="-1.4 -1.4 2.8 2.8" aria-hidden="true"><path class="{}" d="{}"/></svg>"#,
-        style.class(),
-        SHAPES[style.shape()]
-    )
-}
-
 /// Bars of the explained variance ratio of every component, and their sum so far as a line, both
-/// against the whole variance. At least one ratio; only the first [`MAX_BARS`] are drawn.
-pub fn scree(ratios: &[f64]) -> String {
+/// against the whole variance. At least one ratio; only the first [`MAX_BARS`] are drawn. `target` is
+/// the share that decided how many components there are, where one did.
+pub fn scree(ratios: &[f64], target: Option<f64>) -> String {
     let shown = &ratios[..ratios.len().min(MAX_BARS)];
     let y = |share: f64| BOTTOM - (BOTTOM - TOP) * share.clamp(0.0, 1.0);
     let slot = (RIGHT - LEFT) / shown.len() as f64;
     let centre = |position: usize| LEFT + slot * (position as f64 + 0.5);
     let bar = (0.72 * slot).min(72.0);
 
-    let mut svg = open(&format!(
+    let description = format!(
         "Share of the variance along each of {} components, and cumulative",
         count(ratios.len() as u64)
-    ));
+    );
+    let mut svg = open(&description, WIDTH);
     for tick in 0..=5 {
         let share = f64::from(tick) / 5.0;
         horizontal_tick(&mut svg, y(share), &format!("{} %", tick * 20));
@@ -119,6 +52,16 @@ pub fn scree(ratios: &[f64]) -> String {
                 ),
             );
         }
+    }
+    if let Some(target) = target {
+        push(
+            &mut svg,
+            format_args!(
+                r#"<line class="target" x1="{LEFT}" x2="{RIGHT}" y1="{0:.1}" y2="{0:.1}"><title>asked for: {1}</title></line>"#,
+                y(target),
+                percent(target)
+            ),
+        );
     }
     let mut line = String::new();
     let mut dots = String::new();
@@ -182,87 +125,97 @@ pub fn scree(ratios: &[f64]) -> String {
         ),
     );
     axes(&mut svg, "component", "share of the whole variance");
+    svg.push_str("</svg>");
     svg
 }
 
-/// The points on the first two components. At least one point; points that are not finite are left
-/// out by the caller.
-pub fn scatter(marks: &[Mark<'_>], x_title: &str, y_title: &str) -> String {
-    let radius = match marks.len() {
-        0..=50 => 7.0,
-        51..=200 => 6.0,
-        201..=1000 => 4.5,
-        _ => 3.2,
-    };
-    let xs = Axis::of(marks.iter().map(|mark| mark.x), LEFT + 10.0, RIGHT - 10.0);
-    let ys = Axis::of(marks.iter().map(|mark| mark.y), BOTTOM - 10.0, TOP + 10.0);
+/// Bars that can be told apart in a row of them.
+const MAX_RANK_BARS: usize = 64;
 
-    let mut svg = open(&format!(
-        "{} images on the first two components",
-        count(marks.len() as u64)
-    ));
-    svg.push_str("<defs>");
-    for (number, shape) in SHAPES.iter().enumerate() {
+/// A bar for each rank, to the scale of the longest. Of more ranks than can be told apart a bar is the
+/// longest of several.
+pub fn ranks(seconds: &[f64]) -> String {
+    let each = seconds.len().div_ceil(MAX_RANK_BARS).max(1);
+    let longest = seconds.iter().fold(0.0, |longest: f64, s| longest.max(*s));
+    let bars = seconds.len().div_ceil(each);
+    let slot = (120.0 / bars.max(1) as f64).min(14.0);
+    let mut svg = format!(
+        r#"<svg class="by-rank" viewBox="0 0 {:.1} 24" width="{:.1}" height="24" role="img" aria-label="by rank">"#,
+        bars as f64 * slot,
+        bars as f64 * slot
+    );
+    for (bar, group) in seconds.chunks(each).enumerate() {
+        let most = group.iter().fold(0.0, |most: f64, s| most.max(*s));
+        let height = if longest > 0.0 {
+            23.0 * most / longest
+        } else {
+            0.0
+        };
+        let first = bar * each;
+        let name = match group.len() {
+            1 => format!("rank {first}"),
+            more => format!("ranks {first} to {}", first + more - 1),
+        };
         push(
             &mut svg,
             format_args!(
-                r#"<path id="m{number}" d="{shape}" transform="scale({radius})" vector-effect="non-scaling-stroke"/>"#
+                r#"<rect class="bar" x="{:.1}" y="{:.1}" width="{:.1}" height="{:.1}"><title>{name}: {}</title></rect>"#,
+                bar as f64 * slot,
+                24.0 - height.max(1.0),
+                slot * 0.8,
+                height.max(1.0),
+                span(most)
             ),
         );
     }
-    svg.push_str("</defs>");
-    for (value, text) in ys.ticks() {
-        horizontal_tick(&mut svg, ys.at(value), &text);
-    }
-    for (value, text) in xs.ticks() {
-        let x = xs.at(value);
-        push(
-            &mut svg,
-            format_args!(
-                r#"<line class="grid" x1="{x:.1}" x2="{x:.1}" y1="{TOP}" y2="{BOTTOM}"/><text class="tick" x="{x:.1}" y="{:.1}" text-anchor="middle">{text}</text>"#,
-                BOTTOM + 18.0
-            ),
-        );
-    }
-    // In path order the last folder would cover the others. A step that is a prime above the number
-    // of points visits each of them once and mixes the folders.
-    const STEP: usize = 1_000_003;
-    let order = (0..marks.len()).map(|visit| &marks[visit * STEP % marks.len()]);
-    // What the legend cannot name lies below what it can.
-    let (below, above): (Vec<&Mark<'_>>, Vec<&Mark<'_>>) =
-        order.partition(|mark| mark.style == Style::Other);
-    for mark in below.into_iter().chain(above) {
-        push(
-            &mut svg,
-            format_args!(
-                r##"<use href="#m{}" class="{}" x="{:.1}" y="{:.1}"><title>{}</title></use>"##,
-                mark.style.shape(),
-                mark.style.class(),
-                xs.at(mark.x),
-                ys.at(mark.y),
-                escape(mark.title)
-            ),
-        );
-    }
-    axes(&mut svg, x_title, y_title);
+    svg.push_str("</svg>");
     svg
 }
 
-fn open(description: &str) -> String {
+/// The colours and fonts of a drawing outside of the page: those of `page.css` in the light.
+const STYLE: &str = "<style>\
+text{font-family:'Helvetica Neue',Helvetica,Arial,'Liberation Sans','DejaVu Sans',sans-serif;font-size:13px;fill:#3a4541}\
+.title{font-size:14px}.value{font-weight:bold;fill:#b4470d}.grid{stroke:#e4e7e3}.axis{stroke:#5a6661}\
+.bar{fill:#6fb3a6}.line{fill:none;stroke:#b4470d;stroke-width:2.2;stroke-linejoin:round}\
+.dot{fill:#b4470d;stroke:#fff;stroke-width:1.2}.target{stroke:#5a6661;stroke-dasharray:5 4}\
+.mark{stroke:#fff;stroke-width:.6;fill-opacity:.9}\
+.c0{fill:#0072b2}.c1{fill:#d55e00}.c2{fill:#009e73}.c3{fill:#b0508a}\
+.c4{fill:#c98a00}.c5{fill:#3fa0dc}.c6{fill:#8a7a1c}.c7{fill:#4a4f57}\
+.other{fill:#9aa3a0;fill-opacity:.55}.unlabelled{fill:#fff;stroke:#5a6661;stroke-width:1.2}\
+</style><rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>";
+
+/// A drawing as a file of its own.
+pub fn standalone(svg: &str) -> String {
+    let (head, rest) = svg.split_once('>').unwrap_or((svg, ""));
+    format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{head}>{STYLE}{rest}\n")
+}
+
+/// A drawing that says why there is none.
+pub fn sentence(text: &str) -> String {
     format!(
-        r#"<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{}">"#,
+        r#"{}<text class="title" x="{}" y="{}" text-anchor="middle">{}</text></svg>"#,
+        open(text, WIDTH),
+        WIDTH / 2.0,
+        HEIGHT / 2.0,
+        escape(text)
+    )
+}
+
+pub(super) fn open(description: &str, width: f64) -> String {
+    format!(
+        r#"<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{}">"#,
         escape(description)
     )
 }
 
-/// The frame and the titles of both axes, and the end of the drawing.
-fn axes(svg: &mut String, x_title: &str, y_title: &str) {
+/// The frame and the titles of both axes.
+pub(super) fn axes(svg: &mut String, x_title: &str, y_title: &str) {
     let middle_x = (LEFT + RIGHT) / 2.0;
     let middle_y = (TOP + BOTTOM) / 2.0;
     push(
         svg,
         format_args!(
-            r#"<line class="axis" x1="{LEFT}" x2="{RIGHT}" y1="{BOTTOM}" y2="{BOTTOM}"/><text class="title" x="{middle_x}" y="{}" text-anchor="middle">{}</text><text class="title" transform="translate(14 {middle_y}) rotate(-90)" text-anchor="middle">{}</text></svg>"#,
+            r#"<line class="axis" x1="{LEFT}" x2="{RIGHT}" y1="{BOTTOM}" y2="{BOTTOM}"/><text class="title" x="{middle_x}" y="{}" text-anchor="middle">{}</text><text class="title" transform="translate(14 {middle_y}) rotate(-90)" text-anchor="middle">{}</text>"#,
             HEIGHT - 12.0,
             escape(x_title),
             escape(y_title)
@@ -270,7 +223,7 @@ fn axes(svg: &mut String, x_title: &str, y_title: &str) {
     );
 }
 
-fn horizontal_tick(svg: &mut String, y: f64, text: &str) {
+pub(super) fn horizontal_tick(svg: &mut String, y: f64, text: &str) {
     push(
         svg,
         format_args!(
@@ -281,7 +234,8 @@ fn horizontal_tick(svg: &mut String, y: f64, text: &str) {
     );
 }
 
-fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+/// Appends to a text.
+pub(super) fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     text.write_fmt(arguments).expect("a String takes all text");
 }
 
@@ -294,7 +248,7 @@ fn component_step(components: usize) -> usize {
 }
 
 /// A linear scale from values to the drawing.
-struct Axis {
+pub(super) struct Axis {
     low: f64,
     high: f64,
     from: f64,
@@ -303,7 +257,7 @@ struct Axis {
 
 impl Axis {
     /// The scale that puts the smallest value at `from` and the largest at `to`.
-    fn of(values: impl Iterator<Item = f64>, from: f64, to: f64) -> Self {
+    pub(super) fn of(values: impl Iterator<Item = f64>, from: f64, to: f64) -> Self {
         let (mut low, mut high) = values
             .fold((f64::INFINITY, f64::NEG_INFINITY), |range, value| {
                 (range.0.min(value), range.1.max(value))
@@ -322,12 +276,12 @@ impl Axis {
         }
     }
 
-    fn at(&self, value: f64) -> f64 {
+    pub(super) fn at(&self, value: f64) -> f64 {
         self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
     }
 
     /// Round values within the range, and how to print them.
-    fn ticks(&self) -> Vec<(f64, String)> {
+    pub(super) fn ticks(&self) -> Vec<(f64, String)> {
         let step = round_step((self.high - self.low) / 6.0);
         // Rounding must not lose a tick that lies on an end.
         let first = (self.low / step - 1e-9).ceil() as i64;
@@ -362,8 +316,6 @@ fn round_step(step: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
     fn count_of(text: &str, part: &str) -> usize {
@@ -371,25 +323,8 @@ mod tests {
     }
 
     #[test]
-    fn as_many_labels_as_promised_look_different() {
-        let looks: HashSet<String> = (0..MAX_STYLES)
-            .map(|number| legend_mark(Style::Label(number)))
-            .collect();
-        assert_eq!(looks.len(), MAX_STYLES);
-        assert_eq!(
-            legend_mark(Style::Label(0)),
-            legend_mark(Style::Label(MAX_STYLES))
-        );
-        for number in 0..MAX_STYLES {
-            let (one, next) = (Style::Label(number), Style::Label(number + 1));
-            assert_ne!(one.class(), next.class());
-            assert_ne!(one.shape(), next.shape());
-        }
-    }
-
-    #[test]
     fn the_scree_plot_draws_every_ratio_and_their_sum() {
-        let svg = scree(&[0.5, 0.25, 0.125]);
+        let svg = scree(&[0.5, 0.25, 0.125], None);
         assert_eq!(count_of(&svg, r#"class="bar""#), 3);
         assert!(svg.contains("<title>PC1: 50.0 %, together 50.0 %</title>"));
         assert!(svg.contains("<title>PC3: 12.5 %, together 87.5 %</title>"));
@@ -403,7 +338,7 @@ mod tests {
 
     #[test]
     fn the_scree_plot_draws_no_more_bars_than_can_be_seen() {
-        let svg = scree(&vec![0.001; 500]);
+        let svg = scree(&vec![0.001; 500], None);
         assert_eq!(count_of(&svg, r#"class="bar""#), MAX_BARS);
         assert!(svg.contains(">100</text>"));
         assert_eq!(count_of(&svg, r#"class="dot""#), 0);
@@ -411,37 +346,30 @@ mod tests {
 
     #[test]
     fn ratios_that_are_no_numbers_leave_the_drawing_whole() {
-        let svg = scree(&[f64::NAN, 1.5]);
+        let svg = scree(&[f64::NAN, 1.5], None);
         assert!(!svg.contains("NaN") && !svg.contains("inf"));
     }
 
-    fn mark(x: f64, y: f64) -> Mark<'static> {
-        Mark {
-            x,
-            y,
-            style: Style::Label(0),
-            title: "a<b>.jpg",
-        }
+    #[test]
+    fn what_was_asked_for_is_a_line() {
+        assert!(!scree(&[0.5], None).contains("target"));
+        let svg = scree(&[0.5, 0.4], Some(0.9));
+        // 346 - 0.9 * 330
+        assert!(
+            svg.contains(r#"class="target" x1="68" x2="624" y1="49.0" y2="49.0""#),
+            "{svg}"
+        );
+        assert!(svg.contains("asked for: 90.0 %"));
     }
 
     #[test]
-    fn the_scatter_plot_draws_every_point_once() {
-        for points in [1, 2, 9, 4999, 5000] {
-            let marks: Vec<Mark<'_>> = (0..points)
-                .map(|point| mark(f64::from(point), 0.0))
-                .collect();
-            let svg = scatter(&marks, "PC1", "PC2");
-            assert_eq!(count_of(&svg, "<use "), marks.len());
-            let places: HashSet<&str> = svg
-                .split("<use ")
-                .skip(1)
-                .map(|mark| mark.split("><title>").next().unwrap())
-                .collect();
-            // Neighbours of 5000 fall on the same tenth of a unit now and then.
-            assert!(places.len() > marks.len() * 9 / 10, "{}", places.len());
-            assert!(!svg.contains("NaN") && !svg.contains("<b>"));
-            assert!(svg.contains("a&lt;b&gt;.jpg"));
-        }
+    fn a_file_of_its_own_brings_its_colours() {
+        let svg = standalone(&scree(&[0.5], None));
+        assert!(svg.starts_with("<?xml") && svg.ends_with("</svg>\n"));
+        assert_eq!(count_of(&svg, "<style>"), 1);
+        let (before, _) = svg.split_once("<style>").unwrap();
+        assert!(before.ends_with("cumulative\">"), "{before}");
+        assert!(sentence("a < b").contains(">a &lt; b</text></svg>"));
     }
 
     #[test]

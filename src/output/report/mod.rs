@@ -1,55 +1,106 @@
-//! `report.html`: the run on one page, for a person.
+//! `report.html`: the run on one page, for a person; and drawings of it for papers.
 //!
-//! The page is one file without scripts and without anything to fetch; its content security policy
-//! forbids both. Every text that comes from outside is escaped.
+//! The page is one file with nothing to fetch; its content security policy allows the one script that is
+//! part of it and forbids everything else. Every text that comes from outside is escaped. A run gathers
+//! images with [`Collector`] while scores go by, asks the ranks for the thumbnails of those that it wants,
+//! and makes [`Images`] of both.
 
 mod charts;
+mod collect;
+mod data;
+mod facts;
+mod gallery;
+mod images;
+mod legend;
+mod neighbours;
+mod pictures;
 mod scatter;
 mod text;
 
-use std::io::Write;
-
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
-use crate::dataset::outcome::{Outcome, Status};
-use crate::output::OutputError;
 use crate::output::metrics::Metrics;
 
-pub use scatter::{MAX_POINTS, Scatter};
+pub use collect::{Collected, Collector, MAX_POINTS, Need, POINTS_LIMIT};
+pub use images::{Found, Images};
 
-use text::{count, escape, fill, number, percent, plural, rate, size, span};
+use legend::Legend;
+use pictures::Sheets;
+use text::{count, escape, fill, percent, plural, rate, size, span};
 
-const FILE: &str = "report.html";
+/// Bytes of a page of [`MAX_POINTS`] points; what the rest of the page leaves of it goes to the
+/// thumbnails of the points.
+const PAGE_BYTES: usize = 4_800_000;
 
-/// Images without features that are named; the others are counted.
-pub const MAX_FAILURES: usize = 200;
+/// Bytes that the thumbnails of the points have in any case, by point.
+const LEAST_BYTES: usize = 120;
 
 /// What a report is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct Report<'a> {
     /// The numbers of the run.
     pub metrics: &'a Metrics,
-    /// The images on the first two components.
-    pub scatter: &'a Scatter,
-    /// The failed and skipped images in path order; what lies beyond [`MAX_FAILURES`] is not shown
-    /// and may be left out.
-    pub failures: &'a [Outcome],
+    /// Its images.
+    pub images: &'a Images,
 }
 
 impl Report<'_> {
-    /// Writes the page.
-    ///
-    /// # Errors
-    ///
-    /// [`OutputError::Write`] where the sink refuses.
-    pub fn write_to(&self, mut sink: impl Write) -> Result<(), OutputError> {
-        sink.write_all(self.render().as_bytes())
-            .map_err(|source| OutputError::Write { file: FILE, source })
+    /// `report.html`.
+    pub fn page(&self) -> String {
+        let (metrics, images) = (self.metrics, self.images);
+        let points = &images.collected.points;
+        let ratios = &metrics.model.explained_variance_ratio;
+        let legend = Legend::of(points);
+        let has_map = metrics.model.k > 0 && !points.is_empty();
+        let page = |sheets: &Sheets| {
+            let data = match has_map {
+                true => format!(
+                    "<script type=\"application/json\" id=\"p8-data\">{}</script>",
+                    data::json(points, ratios, &legend, sheets)
+                ),
+                false => String::new(),
+            };
+            self.render(data)
+        };
+        let thumbnails: Vec<Option<&[u8]>> = (0..points.len())
+            .map(|place| images.thumbnail(place))
+            .collect();
+        if !has_map || thumbnails.iter().all(Option::is_none) {
+            return page(&Sheets {
+                shapes: vec![0; points.len()],
+                ..Sheets::default()
+            });
+        }
+        // Base64 takes four bytes for three, and each point a byte for the shape of its picture.
+        let taken = page(&Sheets::default()).len() + 4 * points.len() / 3;
+        let left = PAGE_BYTES.saturating_sub(taken) / 4 * 3;
+        page(&Sheets::within(
+            left.max(LEAST_BYTES * points.len()),
+            &thumbnails,
+        ))
     }
 
-    /// The page as text.
-    pub fn render(&self) -> String {
-        let metrics = self.metrics;
+    /// `scatter.svg`: the images on the first two components.
+    pub fn scatter_svg(&self) -> String {
+        let points = &self.images.collected.points;
+        let ratios = &self.metrics.model.explained_variance_ratio;
+        scatter::file(points, ratios, &Legend::of(points))
+    }
+
+    /// `scree.svg`: the variance that each component explains, and all of them up to it.
+    pub fn scree_svg(&self) -> String {
+        let ratios = &self.metrics.model.explained_variance_ratio;
+        charts::standalone(&match ratios.is_empty() {
+            true => charts::sentence("There is no component to show."),
+            false => charts::scree(ratios, target(self.metrics)),
+        })
+    }
+
+    fn render(&self, data: String) -> String {
+        let (metrics, images) = (self.metrics, self.images);
         let title = format!(
             "Principal components of {}",
             plural(metrics.model.n, "image", "images")
@@ -60,79 +111,49 @@ impl Report<'_> {
             escape(&metrics.finished),
             plural(metrics.environment.ranks as u64, "MPI rank", "MPI ranks")
         );
+        let script = include_str!("page.js");
         fill(
             include_str!("page.html"),
             &[
                 ("version", escape(&metrics.environment.p8_version)),
                 ("title", title),
                 ("css", include_str!("page.css").to_owned()),
+                ("script_sha256", STANDARD.encode(Sha256::digest(script))),
+                ("script", script.to_owned()),
+                ("data", data),
                 ("when", when),
                 ("banner", banner(metrics)),
                 ("warnings", warnings(metrics)),
                 ("tiles", tiles(metrics)),
+                ("map", gallery::map(images, metrics)),
                 ("scree", scree(metrics)),
-                ("scatter", self.scatter.render(metrics)),
-                ("model", model(metrics)),
-                ("weights", weights(metrics)),
-                ("certificate", certificate(&metrics.certificate)),
-                ("phases", phases(metrics)),
-                ("failures", self.failures()),
-                ("environment", environment(metrics)),
-                ("settings", settings(metrics)),
+                ("separation", gallery::separation(images, metrics)),
+                ("extremes", gallery::extremes(images, metrics)),
+                ("outliers", gallery::outliers(images)),
+                ("duplicates", gallery::duplicates(images)),
+                ("command", facts::command(metrics)),
+                ("model", facts::model(metrics)),
+                ("weights", facts::weights(metrics)),
+                ("certificate", facts::certificate(&metrics.certificate)),
+                ("phases", facts::phases(metrics)),
+                (
+                    "failures",
+                    facts::failures(&images.collected.failures, metrics),
+                ),
+                ("environment", facts::environment(metrics)),
+                ("settings", facts::settings(metrics)),
             ],
         )
     }
+}
 
-    fn failures(&self) -> String {
-        let images = &self.metrics.images;
-        let missing = images.failed + images.skipped;
-        if missing == 0 {
-            return format!(
-                "<p class=\"caption\">None: {} has features.</p>",
-                match images.listed {
-                    1 => "the one listed image".to_owned(),
-                    listed => format!("each of the {} listed images", count(listed)),
-                }
-            );
-        }
-        let shown = &self.failures[..self.failures.len().min(MAX_FAILURES)];
-        let mut html = format!(
-            "<p class=\"caption\">{} failed, {} skipped as not being images.{}</p>",
-            plural(images.failed, "image", "images"),
-            plural(images.skipped, "file", "files"),
-            if (shown.len() as u64) < missing {
-                format!(
-                    " The first {} follow; all are in <code>outcomes.parquet</code>.",
-                    count(shown.len() as u64)
-                )
-            } else {
-                String::new()
-            }
-        );
-        if shown.is_empty() {
-            return html;
-        }
-        html.push_str(
-            "<div class=\"scroll\"><table><thead><tr><th>image</th><th>status</th><th>reason</th>\
-             <th class=\"num\">size</th></tr></thead><tbody>",
-        );
-        for outcome in shown {
-            html.push_str(&format!(
-                "<tr><td class=\"path mono\">{}</td><td class=\"{}\">{}</td><td>{}</td>\
-                 <td class=\"num\">{}</td></tr>",
-                escape(&outcome.path),
-                match outcome.status {
-                    Status::Failed => "wrong",
-                    Status::Ok | Status::Skipped => "",
-                },
-                outcome.status.as_str(),
-                escape(outcome.reason.as_deref().unwrap_or_default()),
-                size(outcome.bytes)
-            ));
-        }
-        html.push_str("</tbody></table></div>");
-        html
-    }
+/// The share of the variance that decided how many components there are, where one did.
+fn target(metrics: &Metrics) -> Option<f64> {
+    let share = match &metrics.settings.get("variance")?.value {
+        Value::String(text) => text.parse().ok()?,
+        other => other.as_f64()?,
+    };
+    (0.0..=1.0).contains(&share).then_some(share)
 }
 
 fn banner(metrics: &Metrics) -> String {
@@ -146,14 +167,22 @@ fn banner(metrics: &Metrics) -> String {
 }
 
 fn warnings(metrics: &Metrics) -> String {
-    if metrics.warnings.is_empty() {
-        return String::new();
-    }
-    let items: String = metrics
+    // That of weights that are not pretrained is the banner.
+    let weights = metrics
+        .weights
+        .as_ref()
+        .filter(|weights| !weights.pretrained);
+    let in_banner = weights.map(|weights| &weights.note);
+    let others = metrics
         .warnings
         .iter()
+        .filter(|warning| Some(*warning) != in_banner);
+    let items: String = others
         .map(|warning| format!("<li>{}</li>", escape(warning)))
         .collect();
+    if items.is_empty() {
+        return String::new();
+    }
     format!("<ul class=\"notes\">{items}</ul>")
 }
 
@@ -238,198 +267,19 @@ fn scree(metrics: &Metrics) -> String {
     } else {
         String::new()
     };
+    let asked = match target(metrics) {
+        Some(_) => "<li><span class=\"target-key\"></span>asked for</li>",
+        None => "",
+    };
     format!(
         "{}<ul class=\"legend\"><li><span class=\"bar-key\"></span>each component</li>\
-         <li><span class=\"line-key\"></span>cumulative</li></ul><figcaption>{more}\
+         <li><span class=\"line-key\"></span>cumulative</li>{asked}</ul><figcaption>{more}\
          <p>{}: {}.</p><details><summary>Values</summary><div class=\"scroll\"><table><thead><tr>\
          <th>component</th><th class=\"num\">share</th><th class=\"num\">cumulative</th></tr></thead>\
          <tbody>{rows}</tbody></table></div></details></figcaption>",
-        charts::scree(ratios),
+        charts::scree(ratios, target(metrics)),
         plural(metrics.model.k as u64, "component", "components"),
         escape(&metrics.model.k_reason)
-    )
-}
-
-/// A table of two columns; the values are HTML.
-fn facts(rows: &[(&str, String)]) -> String {
-    let rows: String = rows
-        .iter()
-        .map(|(name, value)| format!("<tr><th>{}</th><td>{value}</td></tr>", escape(name)))
-        .collect();
-    format!("<table><tbody>{rows}</tbody></table>")
-}
-
-fn model(metrics: &Metrics) -> String {
-    let model = &metrics.model;
-    facts(&[
-        ("images", count(model.n)),
-        ("features", count(model.d as u64)),
-        ("components", count(model.k as u64)),
-        ("why so many", escape(&model.k_reason)),
-        ("solver", escape(&model.solver)),
-        ("why this one", escape(&model.solver_reason)),
-        ("whole variance", number(model.total_variance)),
-    ])
-}
-
-fn weights(metrics: &Metrics) -> String {
-    let Some(weights) = &metrics.weights else {
-        return "<p class=\"caption\">The features came from files that do not say what computed \
-                them.</p>"
-            .to_owned();
-    };
-    let mut rows = vec![
-        ("weights", escape(&weights.id)),
-        (
-            "pretrained",
-            if weights.pretrained {
-                "yes".to_owned()
-            } else {
-                "<span class=\"wrong\">no</span>".to_owned()
-            },
-        ),
-        (
-            "SHA-256",
-            format!("<span class=\"mono\">{}</span>", escape(&weights.sha256)),
-        ),
-    ];
-    if !weights.note.is_empty() {
-        rows.push(("note", escape(&weights.note)));
-    }
-    facts(&rows)
-}
-
-/// The certificate is an object of any depth; a row names the way to a value. An object of just a
-/// `value` and a `limit` is one row.
-fn certificate(value: &Value) -> String {
-    fn walk(name: &str, value: &Value, rows: &mut Vec<(String, String)>) {
-        match value {
-            Value::Object(entries)
-                if entries.len() == 2
-                    && entries.contains_key("value")
-                    && entries.contains_key("limit") =>
-            {
-                let (value, limit) = (&entries["value"], &entries["limit"]);
-                let html = format!("{} (limit {})", value_html(value), value_html(limit));
-                rows.push((name.to_owned(), html));
-            }
-            Value::Object(entries) => {
-                for (key, value) in entries {
-                    let key = key.replace('_', " ");
-                    let name = if name.is_empty() {
-                        key
-                    } else {
-                        format!("{name}, {key}")
-                    };
-                    walk(&name, value, rows);
-                }
-            }
-            other => rows.push((name.to_owned(), value_html(other))),
-        }
-    }
-    let mut rows = Vec::new();
-    walk("", value, &mut rows);
-    rows.retain(|(name, _)| !name.is_empty());
-    if rows.is_empty() {
-        return "<p class=\"caption\">This run has none.</p>".to_owned();
-    }
-    let rows: Vec<(&str, String)> = rows
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.clone()))
-        .collect();
-    facts(&rows)
-}
-
-fn value_html(value: &Value) -> String {
-    match value {
-        Value::Null => "\u{2013}".to_owned(),
-        Value::Bool(true) => "<span class=\"passed\">yes</span>".to_owned(),
-        Value::Bool(false) => "<span class=\"wrong\">no</span>".to_owned(),
-        Value::Number(value) => match value.as_f64() {
-            Some(float) if value.is_f64() => number(float),
-            _ => escape(&value.to_string()),
-        },
-        Value::String(text) => escape(text),
-        other => escape(&other.to_string()),
-    }
-}
-
-fn phases(metrics: &Metrics) -> String {
-    let longest = metrics
-        .phases
-        .values()
-        .fold(0.0, |longest: f64, summary| longest.max(summary.max));
-    let rows: String = metrics
-        .phases
-        .iter()
-        .map(|(phase, summary)| {
-            let share = if longest > 0.0 {
-                100.0 * summary.max / longest
-            } else {
-                0.0
-            };
-            format!(
-                "<tr><th>{}</th><td class=\"fill\"><i style=\"width:{share:.1}%\"></i></td>\
-                 <td class=\"num\">{}</td><td class=\"num\">{}</td><td class=\"num\">{}</td>\
-                 <td class=\"num\">{}</td></tr>",
-                phase.as_str(),
-                span(summary.min),
-                span(summary.mean),
-                span(summary.max),
-                summary.slowest_rank
-            )
-        })
-        .collect();
-    format!(
-        "<p class=\"caption\">Over the ranks. Reading and decoding are summed over the threads of a rank \
-         and overlap with the network.</p><div class=\"scroll\"><table><thead><tr><th>phase</th><th></th>\
-         <th class=\"num\">min</th><th class=\"num\">mean</th><th class=\"num\">max</th>\
-         <th class=\"num\">slowest rank</th></tr></thead><tbody>{rows}</tbody></table></div>"
-    )
-}
-
-fn environment(metrics: &Metrics) -> String {
-    let environment = &metrics.environment;
-    let hosts: Vec<String> = environment.hosts.iter().map(|host| escape(host)).collect();
-    let threads = &environment.threads_per_rank;
-    let threads = match (threads.iter().min(), threads.iter().max()) {
-        (Some(min), Some(max)) if min == max => min.to_string(),
-        (Some(min), Some(max)) => format!("{min} to {max}"),
-        _ => "\u{2013}".to_owned(),
-    };
-    facts(&[
-        ("p8", escape(&environment.p8_version)),
-        ("MPI", escape(&environment.mpi)),
-        ("ranks", count(environment.ranks as u64)),
-        ("threads per rank", threads),
-        ("hosts", hosts.join(", ")),
-        ("network ran on", escape(&environment.executor)),
-        ("BLAS", escape(&environment.blas)),
-        ("CPU", escape(&environment.cpu)),
-        ("system", escape(&environment.os)),
-    ])
-}
-
-fn settings(metrics: &Metrics) -> String {
-    let rows: String = metrics
-        .settings
-        .iter()
-        .map(|(name, setting)| {
-            let value = match &setting.value {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            };
-            format!(
-                "<tr><th>{}</th><td class=\"mono\">{}</td><td>{}</td></tr>",
-                escape(name),
-                escape(&value),
-                escape(&setting.source)
-            )
-        })
-        .collect();
-    format!(
-        "<table><thead><tr><th>setting</th><th>value</th><th>from</th></tr></thead>\
-         <tbody>{rows}</tbody></table>"
     )
 }
 

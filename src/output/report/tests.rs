@@ -1,27 +1,39 @@
 //! Tests of the whole page.
 
 use super::*;
+use crate::dataset::outcome::{Outcome, Status};
 use crate::output::metrics::tests::sample;
 use crate::output::metrics::{Setting, Weights};
 use crate::output::shard::ShardRow;
 
 const HOSTILE: &str = "<script>alert(1)</script>\"'&{{css}}";
 
-fn scatter(label: &str) -> Scatter {
-    let mut scatter = Scatter::new(3);
-    for position in 0..3u16 {
+/// Nine images of one label on as many components as the sample has.
+fn images(label: &str, failures: &[Outcome], k: usize) -> Images {
+    let mut collector = Collector::new(9, k, MAX_POINTS);
+    for failure in failures {
+        collector.add_outcome(failure);
+    }
+    for position in 0..9u16 {
         let row = ShardRow {
             index: u64::from(position),
             path: format!("{label}/{position}.jpg"),
             label: Some(label.to_owned()),
         };
-        scatter.offer(
-            u64::from(position),
-            &row,
-            &[f32::from(position), 1.0, 0.0, 0.0],
-        );
+        let scores: Vec<f32> = (0..k).map(|c| f32::from(position) - c as f32).collect();
+        collector.add(&row, &scores, f32::from(position));
     }
-    scatter
+    let collected = collector.finish(None);
+    let found = collected.wanted().into_iter().map(|(position, need)| {
+        let found = Found {
+            name: (need >= Need::Name).then(|| (String::new(), None)),
+            thumbnail: None,
+            features: vec![position as f64; 3],
+        };
+        (position, found)
+    });
+    let found = found.collect();
+    Images::new(collected, found, &[1.0; 3], 8.0)
 }
 
 fn failure(path: &str, reason: &str) -> Outcome {
@@ -39,10 +51,9 @@ fn failure(path: &str, reason: &str) -> Outcome {
 fn render(metrics: &Metrics, failures: &[Outcome]) -> String {
     Report {
         metrics,
-        scatter: &scatter("apple"),
-        failures,
+        images: &images("apple", failures, metrics.model.k),
     }
-    .render()
+    .page()
 }
 
 #[test]
@@ -58,8 +69,11 @@ fn the_page_says_what_the_run_did() {
         "<p class=\"big\">93.8 %</p>",
         "4 components: the fewest that explain 0.9 of the variance.",
         "fewer images (9) than features (2048)",
-        "PC1 (50.0 % of the variance)",
-        "PC2 (25.0 % of the variance)",
+        "<h3>PC1 <span>50.0 % of the variance</span></h3>",
+        "mpirun -np 3 p8 --input a/ --variance 0.9",
+        "<td class=\"num\">1.33</td>",
+        "<title>rank 1: 1.1 s</title>",
+        "There are no thumbnails",
         "<tr><th>residual</th><td>1.5e-16 (limit 1e-12)</td></tr>",
         "<tr><th>tree, leaves</th><td>3</td></tr>",
         "node-1, node-2",
@@ -82,14 +96,32 @@ fn the_page_says_what_the_run_did() {
 }
 
 #[test]
-fn the_page_needs_nothing_from_outside_and_runs_nothing() {
+fn the_page_needs_nothing_from_outside_and_runs_its_own_script_only() {
     let html = render(&sample(), &[]);
-    for part in [
-        "http://", "https://", "<script", "<link", "<img", "@import", "url(",
-    ] {
+    for part in ["https://", "<link", "@import", "url(", "src=\"h", "import("] {
         assert!(!html.contains(part), "{part}");
     }
+    // The names of the formats of SVG are no addresses that anything fetches.
+    assert!(
+        !html
+            .replace("http://www.w3.org/2000/svg", "")
+            .contains("http://")
+    );
+    assert_eq!(
+        html.matches("<script").count(),
+        2,
+        "the data and the script"
+    );
     assert!(html.contains("default-src 'none'"));
+    let script = html
+        .rsplit_once("<script>")
+        .unwrap()
+        .1
+        .split_once("</script>")
+        .unwrap()
+        .0;
+    let digest = STANDARD.encode(Sha256::digest(script));
+    assert!(html.contains(&format!("script-src 'sha256-{digest}'\">")));
     assert!(html.contains("prefers-color-scheme: dark"));
     assert!(!html.contains("{{"), "every place is filled");
 }
@@ -129,20 +161,26 @@ fn no_text_from_outside_becomes_markup() {
             source: HOSTILE.into(),
         },
     );
-    // What is drawn adds the titles of three points, with path and label, and one legend.
-    for (k, shown) in [(0, 25), (4, 25 + 3 * 2 + 1)] {
+    metrics.command = HOSTILE.into();
+    for k in [0, 4] {
         metrics.model.k = k;
         metrics.model.explained_variance_ratio = vec![0.1; k];
-        let html = Report {
+        let images = images(HOSTILE, &[failure(HOSTILE, HOSTILE)], k);
+        let report = Report {
             metrics: &metrics,
-            scatter: &scatter(HOSTILE),
-            failures: &[failure(HOSTILE, HOSTILE)],
-        }
-        .render();
-        assert!(!html.contains("<script"), "k = {k}");
+            images: &images,
+        };
+        let html = report.page();
+        assert!(!html.contains("<script>alert"), "k = {k}");
+        // The script, and the data where there are any.
+        assert_eq!(html.matches("<script").count(), 1 + k.min(1), "k = {k}");
         assert_eq!(html.matches(":root {").count(), 2, "k = {k}");
         let escaped = "&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39;&amp;{{css}}";
-        assert_eq!(html.matches(escaped).count(), shown, "k = {k}");
+        // Every text above stands somewhere.
+        assert!(html.matches(escaped).count() >= 25, "k = {k}");
+        for svg in [report.scatter_svg(), report.scree_svg()] {
+            assert!(!svg.contains("<script") && svg.ends_with("</svg>\n"));
+        }
     }
 }
 
@@ -222,14 +260,58 @@ fn many_components_are_told_in_words() {
 #[test]
 fn equal_values_give_an_equal_page() {
     assert_eq!(render(&sample(), &[]), render(&sample(), &[]));
-    let mut bytes = Vec::new();
-    let metrics = sample();
-    Report {
-        metrics: &metrics,
-        scatter: &scatter("apple"),
-        failures: &[],
+}
+
+/// A picture that no other one looks like.
+fn picture(seed: u32) -> Vec<u8> {
+    let pixels =
+        (0..3 * 64 * 64u32).map(|i| (i.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 24) as u8);
+    let noise = crate::image::Rgb8 {
+        width: 64,
+        height: 64,
+        pixels: pixels.collect(),
+    };
+    crate::image::encode_jpeg(&noise, 75).unwrap()
+}
+
+#[test]
+fn ten_thousand_images_with_thumbnails_are_less_than_5_mb() {
+    let mut metrics = sample();
+    metrics.model.k = 200;
+    metrics.model.explained_variance_ratio = vec![0.004; 200];
+    let pictures: Vec<Vec<u8>> = (0..50).map(picture).collect();
+    let mut collector = Collector::new(12_000, 200, MAX_POINTS);
+    for position in 0..12_000u64 {
+        let row = ShardRow {
+            index: position,
+            path: format!(
+                "/data/a rather long folder/label {}/{position:07}.jpg",
+                position / 500
+            ),
+            label: Some(format!("label {}", position / 500)),
+        };
+        let scores: Vec<f32> = (0..200)
+            .map(|c| ((position * 7919 + c * 104_729) % 1009) as f32)
+            .collect();
+        collector.add(&row, &scores, (position % 997) as f32);
     }
-    .write_to(&mut bytes)
-    .unwrap();
-    assert_eq!(bytes, render(&metrics, &[]).into_bytes());
+    let collected = collector.finish(None);
+    let found = collected.wanted().into_keys().map(|position| {
+        let found = Found {
+            name: None,
+            thumbnail: Some(pictures[position as usize % 50].clone()),
+            features: Vec::new(),
+        };
+        (position, found)
+    });
+    let found = found.collect();
+    let images = Images::new(collected, found, &[1.0], 1.0);
+    let html = Report {
+        metrics: &metrics,
+        images: &images,
+    }
+    .page();
+    assert!(html.len() < 5_000_000, "{} bytes", html.len());
+    assert!(html.len() > 3_000_000, "room is left: {} bytes", html.len());
+    assert!(html.contains("of 12,000 images are drawn: 10,000 evenly spaced in path order"));
 }

@@ -30,12 +30,16 @@ fn sample(rows: usize, width: usize) -> Shard {
     let features = (0..rows.len() * width)
         .map(|value| (value as f32 * 0.37).sin().max(0.0))
         .collect();
+    let thumbnails = (0..rows.len())
+        .map(|row| (row % 4 != 2).then(|| vec![row as u8; row % 7]))
+        .collect();
     Shard {
         block: 12,
         fingerprint: "f".repeat(64),
         width,
         rows,
         features,
+        thumbnails,
         identities: outcomes
             .iter()
             .map(|o| format!("id of {}", o.path))
@@ -202,7 +206,9 @@ fn what_is_no_shard_is_refused_with_a_reason() {
     assert_eq!(message(Vec::new()), text);
     let foreign = |rows: &[ShardRow]| {
         let mut writer = ArrowWriter::try_new(Vec::new(), schema(), None).unwrap();
-        writer.write(&batch(rows, &[], 0).unwrap()).unwrap();
+        writer
+            .write(&batch(rows, &[], &vec![None; rows.len()], 0).unwrap())
+            .unwrap();
         writer.into_inner().unwrap()
     };
     assert_eq!(message(foreign(&sample(3, 0).rows)), text);
@@ -240,6 +246,7 @@ fn a_block_that_contradicts_itself_is_not_written() {
     assert_eq!(
         message(|shard| {
             shard.rows.pop();
+            shard.thumbnails.pop();
             shard.features.truncate(8);
         }),
         "feature shard contradicts itself: \"00002 quote\\\".png\" is ok but has no row"
@@ -249,4 +256,24 @@ fn a_block_that_contradicts_itself_is_not_written() {
         "feature shard contradicts itself: 1 identities of 4 images"
     );
     assert!(message(|shard| shard.rows[0].index = u64::MAX).contains("cannot encode"));
+}
+
+#[test]
+fn thumbnails_are_read_without_the_features_and_may_be_missing() {
+    let shard = sample(9, 2048);
+    let bytes = Bytes::from(encode(&shard).unwrap());
+    assert_eq!(decode_thumbnails(bytes.clone()).unwrap(), shard.thumbnails);
+    assert!(shard.thumbnails.iter().any(Option::is_none));
+    let mut damaged = bytes.to_vec();
+    damaged[100] ^= 1;
+    assert!(matches!(
+        decode_thumbnails(Bytes::from(damaged)),
+        Err(ShardError::Checksum { .. })
+    ));
+    let mut short = shard;
+    short.thumbnails.pop();
+    assert!(matches!(
+        encode(&short),
+        Err(ShardError::Inconsistent { .. })
+    ));
 }

@@ -1,0 +1,398 @@
+//! What the report shows of a run's images, gathered while their scores go by: memory is bounded.
+
+use super::neighbours::{Cloud, Separation, separation};
+use crate::dataset::outcome::{Outcome, Status};
+use crate::output::shard::ShardRow;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Points that are drawn unless told otherwise: with all of their thumbnails they make a page of less
+/// than 5 MB.
+pub const MAX_POINTS: usize = 10_000;
+
+/// Most points of a page that a user may ask for.
+pub const POINTS_LIMIT: usize = 100_000;
+
+/// Points that are compared with each other.
+pub const MAX_COMPARED: usize = 10_000;
+
+/// Components whose scores are kept of a point.
+pub const MAX_SCORES: usize = 128;
+
+/// Components whose most extreme images are shown.
+pub const EXTREME_COMPONENTS: usize = 6;
+
+/// Images at each end of a component; of few images fewer, so that none is at both ends.
+pub const EXTREMES: usize = 6;
+
+/// Images with the largest reconstruction error; half of them where there are few.
+pub const OUTLIERS: usize = 12;
+
+/// Pairs whose features are fetched, so that the nearest among them can be found.
+const CANDIDATE_PAIRS: usize = 36;
+
+/// Groups of equal files that are shown, and images of each.
+const COPY_GROUPS: usize = 12;
+const COPIES: usize = 4;
+
+/// Images whose checksums are compared: 16 MB.
+pub const MAX_DIGESTS: usize = 1 << 20;
+
+/// Images without features that are named; the others are counted.
+pub const MAX_FAILURES: usize = 200;
+
+/// One scored image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    /// Its place among the scored images.
+    pub position: u64,
+    /// Its key.
+    pub path: String,
+    /// Its label.
+    pub label: Option<String>,
+    /// Its scores on the first components, [`MAX_SCORES`] at most.
+    pub scores: Vec<f32>,
+    /// What the components leave of it.
+    pub error: f32,
+}
+
+/// Gathers the images of a report.
+#[derive(Debug)]
+pub struct Collector {
+    total: u64,
+    max_points: usize,
+    position: u64,
+    sampled: Vec<Point>,
+    /// For each component the images with the lowest and those with the highest scores.
+    extremes: Vec<[Top; 2]>,
+    outliers: Top,
+    not_finite: u64,
+    /// SHA-256 of the scored images, its first half, in order.
+    digests: Vec<u128>,
+    failures: Vec<Outcome>,
+    lists_images: bool,
+}
+
+/// The images with the largest values.
+#[derive(Debug, Clone)]
+struct Top {
+    most: usize,
+    /// Largest first; of equal ones the first image.
+    images: Vec<(f32, Point)>,
+}
+
+impl Top {
+    fn new(most: usize) -> Self {
+        Top {
+            most,
+            images: Vec::new(),
+        }
+    }
+
+    fn offer(&mut self, value: f32, point: impl FnOnce() -> Point) {
+        let place = self.images.partition_point(|(other, _)| *other >= value);
+        if place < self.most {
+            self.images.insert(place, (value, point()));
+            self.images.truncate(self.most);
+        }
+    }
+}
+
+impl Collector {
+    /// For so many scored images on `k` components, of which `max_points` are drawn.
+    pub fn new(total: u64, k: usize, max_points: usize) -> Self {
+        let components = k.min(EXTREME_COMPONENTS);
+        let half = usize::try_from(total / 2).unwrap_or(usize::MAX).max(1);
+        let ends = EXTREMES.min(half);
+        Collector {
+            total,
+            max_points,
+            position: 0,
+            sampled: Vec::new(),
+            extremes: vec![[Top::new(ends), Top::new(ends)]; components],
+            outliers: Top::new(OUTLIERS.min(half)),
+            not_finite: 0,
+            digests: Vec::new(),
+            failures: Vec::new(),
+            lists_images: false,
+        }
+    }
+
+    /// Takes the next scored image; all of them have to pass, in order.
+    pub fn add(&mut self, row: &ShardRow, scores: &[f32], error: f32) {
+        let position = self.position;
+        self.position += 1;
+        if !scores.iter().all(|score| score.is_finite()) || !error.is_finite() {
+            self.not_finite += 1;
+            return;
+        }
+        let point = || Point {
+            position,
+            path: row.path.clone(),
+            label: row.label.clone(),
+            scores: scores[..scores.len().min(MAX_SCORES)].to_vec(),
+            error,
+        };
+        if is_taken(position, self.total, self.max_points) {
+            self.sampled.push(point());
+        }
+        for ([low, high], &score) in self.extremes.iter_mut().zip(scores) {
+            low.offer(-score, point);
+            high.offer(score, point);
+        }
+        self.outliers.offer(error, point);
+    }
+
+    /// Takes what became of the next listed image, where images were listed.
+    pub fn add_outcome(&mut self, outcome: &Outcome) {
+        self.lists_images = true;
+        if outcome.status != Status::Ok {
+            if self.failures.len() < MAX_FAILURES {
+                self.failures.push(outcome.clone());
+            }
+        } else if self.digests.len() < MAX_DIGESTS {
+            let half = outcome.sha256.get(..32).unwrap_or_default();
+            // Every image that is ok has a checksum; one that cannot be read equals none.
+            let digest = u128::from_str_radix(half, 16).unwrap_or(self.digests.len() as u128);
+            self.digests.push(digest);
+        }
+    }
+
+    /// Ends the gathering. `deviations` are what the scores were divided by, one a component, where
+    /// the model whitens.
+    pub fn finish(self, deviations: Option<&[f64]>) -> Collected {
+        let sampled = self.sampled.len();
+        let special = self
+            .extremes
+            .iter()
+            .flatten()
+            .chain([&self.outliers])
+            .flat_map(|top| &top.images)
+            .map(|(_, point)| point);
+        let points: BTreeMap<u64, &Point> = self
+            .sampled
+            .iter()
+            .chain(special)
+            .map(|point| (point.position, point))
+            .collect();
+        let place = |point: &Point| {
+            let before = points.range(..point.position);
+            before.count()
+        };
+        let places = |top: &Top| top.images.iter().map(|(_, point)| place(point)).collect();
+        let extremes = self
+            .extremes
+            .iter()
+            .map(|[low, high]| [places(low), places(high)])
+            .collect();
+        let outliers = places(&self.outliers);
+        let points: Vec<Point> = points.into_values().cloned().collect();
+        let near = Near::of(&points, self.total, &self.digests, deviations);
+        Collected {
+            total: self.total,
+            sampled: sampled as u64,
+            not_finite: self.not_finite,
+            extremes,
+            outliers,
+            copies: self.lists_images.then(|| Copies::among(&self.digests)),
+            candidates: near.candidates,
+            compared: near.compared,
+            separation: near.separation,
+            failures: self.failures,
+            points,
+        }
+    }
+}
+
+/// What is needed of an image; each includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Need {
+    /// Its thumbnail.
+    Picture,
+    /// Its key and label as well.
+    Name,
+    /// Its feature vector as well.
+    Features,
+}
+
+/// The images of a report.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Collected {
+    /// Scored images in all.
+    pub total: u64,
+    /// How many of them were taken evenly; the others among the points stand out in some way.
+    pub sampled: u64,
+    /// Images whose scores are no finite numbers.
+    pub not_finite: u64,
+    /// The images that are drawn, in order.
+    pub points: Vec<Point>,
+    /// For each of the first components the places of the lowest and the highest images among the
+    /// points, most extreme first.
+    pub extremes: Vec<[Vec<usize>; 2]>,
+    /// The places of those with the largest reconstruction error, largest first.
+    pub outliers: Vec<usize>,
+    /// Equal files; `None` where no images were listed.
+    pub copies: Option<Copies>,
+    /// Places of pairs that may have the nearest features.
+    pub candidates: Vec<(usize, usize)>,
+    /// Among how many images these were looked for.
+    pub compared: usize,
+    /// How well labels separate; `None` without labels.
+    pub separation: Option<Separation>,
+    /// The first images without features, in order.
+    pub failures: Vec<Outcome>,
+}
+
+impl Collected {
+    /// The images that are shown, in order, and what is needed of each.
+    pub fn wanted(&self) -> BTreeMap<u64, Need> {
+        let mut wanted: BTreeMap<u64, Need> = BTreeMap::new();
+        wanted.extend(
+            self.points
+                .iter()
+                .map(|point| (point.position, Need::Picture)),
+        );
+        let copies = self.copies.iter().flat_map(|copies| &copies.groups);
+        for position in copies.flat_map(|group| &group.shown) {
+            wanted.insert(*position, Need::Name);
+        }
+        for (one, other) in &self.candidates {
+            for place in [one, other] {
+                wanted.insert(self.points[*place].position, Need::Features);
+            }
+        }
+        wanted
+    }
+}
+
+/// Files with the same SHA-256.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copies {
+    /// How many images were looked at.
+    pub compared: usize,
+    /// How many groups there are.
+    pub count: usize,
+    /// How many images are in them.
+    pub images: usize,
+    /// The largest groups.
+    pub groups: Vec<CopyGroup>,
+}
+
+/// Some files that are the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyGroup {
+    /// How many.
+    pub images: usize,
+    /// The places of the first among the scored images.
+    pub shown: Vec<u64>,
+}
+
+impl Copies {
+    fn among(digests: &[u128]) -> Self {
+        let mut order: Vec<u32> = (0..digests.len() as u32).collect();
+        order.sort_unstable_by_key(|&place| (digests[place as usize], place));
+        let mut all: Vec<&[u32]> = order
+            .chunk_by(|&a, &b| digests[a as usize] == digests[b as usize])
+            .filter(|group| group.len() > 1)
+            .collect();
+        all.sort_by_key(|group| (std::cmp::Reverse(group.len()), group[0]));
+        Copies {
+            compared: digests.len(),
+            count: all.len(),
+            images: all.iter().map(|group| group.len()).sum(),
+            groups: all
+                .iter()
+                .take(COPY_GROUPS)
+                .map(|group| CopyGroup {
+                    images: group.len(),
+                    shown: group
+                        .iter()
+                        .take(COPIES)
+                        .map(|&place| u64::from(place))
+                        .collect(),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// What comes of comparing points with each other.
+struct Near {
+    candidates: Vec<(usize, usize)>,
+    compared: usize,
+    separation: Option<Separation>,
+}
+
+impl Near {
+    fn of(points: &[Point], total: u64, digests: &[u128], deviations: Option<&[f64]>) -> Self {
+        let taken: Vec<usize> = (0..points.len())
+            .filter(|&place| is_taken(points[place].position, total, MAX_COMPARED))
+            .collect();
+        let width = points.first().map_or(0, |point| point.scores.len());
+        if taken.len() < 2 || width == 0 {
+            return Near {
+                candidates: Vec::new(),
+                compared: taken.len(),
+                separation: None,
+            };
+        }
+        let mut scores = Vec::with_capacity(taken.len() * width);
+        for &place in &taken {
+            let own = points[place].scores.iter().enumerate();
+            scores.extend(own.map(|(component, &score)| match deviations {
+                Some(deviations) => score * deviations[component] as f32,
+                None => score,
+            }));
+        }
+        let errors: Vec<f32> = taken.iter().map(|&place| points[place].error).collect();
+        let cloud = Cloud {
+            scores: &scores,
+            width,
+            errors: &errors,
+        };
+        let nearest = cloud.nearest();
+        let labels: Vec<Option<&str>> = taken
+            .iter()
+            .map(|&place| points[place].label.as_deref())
+            .collect();
+        let digest = |place: usize| digests.get(points[place].position as usize);
+        let mut pairs: Vec<(f64, (usize, usize))> = nearest
+            .iter()
+            .enumerate()
+            .map(|(one, nearest)| {
+                let (other, square) = nearest.by_features;
+                (square, (taken[one.min(other)], taken[one.max(other)]))
+            })
+            // Equal files stand in a list of their own.
+            .filter(|(_, (one, other))| digest(*one).is_none() || digest(*one) != digest(*other))
+            .collect();
+        pairs.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let mut seen = BTreeSet::new();
+        let candidates = pairs
+            .into_iter()
+            .map(|(_, pair)| pair)
+            .filter(|pair| seen.insert(*pair))
+            .take(CANDIDATE_PAIRS)
+            .collect();
+        Near {
+            candidates,
+            compared: taken.len(),
+            separation: separation(&cloud, &nearest, &labels),
+        }
+    }
+}
+
+/// Whether an image is among the `most` evenly spaced ones: where the line of slope `most / total`
+/// reaches the next whole number. That gives every folder its share and does not depend on anything
+/// but the number of images.
+fn is_taken(position: u64, total: u64, most: usize) -> bool {
+    let most = most as u128;
+    if u128::from(total) <= most {
+        return true;
+    }
+    let reached = |position: u64| u128::from(position) * most / u128::from(total);
+    position == 0 || reached(position) != reached(position - 1)
+}
+
+#[cfg(test)]
+mod tests;

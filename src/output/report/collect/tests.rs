@@ -1,0 +1,168 @@
+use super::*;
+
+fn row(position: u64, label: Option<&str>) -> ShardRow {
+    ShardRow {
+        index: position,
+        path: format!("{position:07}.jpg"),
+        label: label.map(str::to_owned),
+    }
+}
+
+fn outcome(position: u64, status: Status, sha256: &str) -> Outcome {
+    Outcome {
+        path: format!("{position:07}.jpg"),
+        status,
+        reason: None,
+        bytes: 1,
+        width: 1,
+        height: 1,
+        sha256: sha256.repeat(32),
+    }
+}
+
+/// Images whose scores and errors a function gives by position.
+fn collected(total: u64, most: usize, of: impl Fn(u64) -> (Vec<f32>, f32)) -> Collected {
+    let mut collector = Collector::new(total, of(0).0.len(), most);
+    for position in 0..total {
+        let (scores, error) = of(position);
+        collector.add(&row(position, None), &scores, error);
+    }
+    collector.finish(None)
+}
+
+#[test]
+fn exactly_so_many_points_are_taken_and_they_are_spread_evenly() {
+    for total in [0, 1, 4999, 5000, 5001, 9999, 123_456] {
+        let taken: Vec<u64> = (0..total).filter(|&p| is_taken(p, total, 5000)).collect();
+        assert_eq!(taken.len() as u64, total.min(5000), "{total}");
+        let gaps = taken.windows(2).map(|pair| pair[1] - pair[0]);
+        let (min, max) = gaps.fold((u64::MAX, 0), |(min, max), gap| {
+            (min.min(gap), max.max(gap))
+        });
+        if total > 1 {
+            assert!(max - min <= 1, "{total}: gaps from {min} to {max}");
+        }
+    }
+}
+
+#[test]
+fn the_ends_of_a_component_and_the_outliers_are_found_and_drawn() {
+    // 1000 images of which 10 are drawn evenly; scores fall, errors have their peak in the middle.
+    let found = collected(1000, 10, |p| {
+        (
+            vec![-(p as f32), (p % 7) as f32],
+            500.0 - (p as f32 - 500.0).abs(),
+        )
+    });
+    assert_eq!(found.sampled, 10);
+    let positions = |places: &[usize]| -> Vec<u64> {
+        places
+            .iter()
+            .map(|&place| found.points[place].position)
+            .collect()
+    };
+    let [low, high] = &found.extremes[0];
+    assert_eq!(positions(low), [999, 998, 997, 996, 995, 994]);
+    assert_eq!(positions(high), [0, 1, 2, 3, 4, 5]);
+    // Of equal scores the first images.
+    assert_eq!(positions(&found.extremes[1][1]), [6, 13, 20, 27, 34, 41]);
+    assert_eq!(positions(&found.outliers)[..3], [500, 499, 501]);
+    assert_eq!(found.outliers.len(), OUTLIERS);
+    assert!(found.points.is_sorted_by_key(|point| point.position));
+    assert_eq!(found.total, 1000);
+    assert_eq!(found.compared, found.points.len());
+    // No image is at both ends.
+    let few = collected(5, 10, |p| (vec![p as f32], 0.0));
+    assert_eq!(few.extremes[0], [vec![0, 1], vec![4, 3]]);
+}
+
+#[test]
+fn images_without_finite_scores_are_counted_and_left_out() {
+    let found = collected(5, 10, |p| match p {
+        1 => (vec![f32::NAN, 0.0], 0.0),
+        3 => (vec![0.0, 0.0], f32::INFINITY),
+        p => (vec![p as f32, 0.0], 1.0),
+    });
+    assert_eq!((found.not_finite, found.points.len()), (2, 3));
+    assert_eq!(found.extremes[0][0].len(), 2);
+}
+
+#[test]
+fn equal_files_are_found_by_their_checksums() {
+    let mut collector = Collector::new(5, 1, 10);
+    // The second listed image has failed, so positions of scored images move up.
+    for (listed, (status, sha256)) in [
+        (Status::Ok, "aa"),
+        (Status::Failed, ""),
+        (Status::Ok, "bb"),
+        (Status::Ok, "cc"),
+        (Status::Ok, "aa"),
+        (Status::Ok, "bb"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        collector.add_outcome(&outcome(listed as u64, status, sha256));
+    }
+    for position in 0..5 {
+        collector.add(&row(position, None), &[(position / 3) as f32], 0.0);
+    }
+    let found = collector.finish(None);
+    let copies = found.copies.as_ref().unwrap();
+    assert_eq!((copies.count, copies.images, copies.compared), (2, 4, 5));
+    let shown: Vec<_> = copies
+        .groups
+        .iter()
+        .map(|group| group.shown.clone())
+        .collect();
+    assert_eq!(shown, [vec![0, 3], vec![1, 4]]);
+    assert_eq!(found.failures.len(), 1);
+    let wanted = found.wanted();
+    assert!(wanted.len() == 5 && wanted[&0] >= Need::Name);
+}
+
+#[test]
+fn the_nearest_pairs_are_candidates_and_equal_files_are_not() {
+    let scores = [0.0, 10.0, 10.1, 50.0, 50.0, 90.0];
+    let with = |sha256: [&str; 6]| {
+        let mut collector = Collector::new(6, 1, 10);
+        for (position, &score) in (0..).zip(&scores) {
+            collector.add_outcome(&outcome(position, Status::Ok, sha256[position as usize]));
+            collector.add(&row(position, None), &[score], 0.0);
+        }
+        collector.finish(None)
+    };
+    let found = with(["01", "02", "03", "04", "05", "06"]);
+    assert_eq!(found.candidates[..2], [(3, 4), (1, 2)]);
+    assert_eq!(found.wanted()[&4], Need::Features);
+    let found = with(["01", "02", "03", "04", "04", "06"]);
+    assert_eq!(found.candidates[0], (1, 2));
+    assert_eq!(found.copies.unwrap().count, 1);
+}
+
+#[test]
+fn distances_are_those_before_whitening() {
+    // Whitened, the first and second are nearest; with the deviations the first and third are.
+    let of = [vec![0.0, 0.0], vec![0.5, 0.0], vec![0.0, 0.9]];
+    let add = |deviations: Option<&[f64]>| {
+        let mut collector = Collector::new(3, 2, 10);
+        for (position, scores) in (0..).zip(&of) {
+            collector.add(&row(position, None), scores, 0.0);
+        }
+        collector.finish(deviations).candidates[0]
+    };
+    assert_eq!(add(None), (0, 1));
+    assert_eq!(add(Some(&[10.0, 1.0])), (0, 2));
+}
+
+#[test]
+fn only_the_first_failures_are_kept() {
+    let mut collector = Collector::new(0, 1, 10);
+    for number in 0..300 {
+        collector.add_outcome(&outcome(number, Status::Failed, ""));
+    }
+    let found = collector.finish(None);
+    assert_eq!(found.failures.len(), MAX_FAILURES);
+    assert!(found.points.is_empty() && found.candidates.is_empty());
+    assert_eq!(found.separation, None);
+}

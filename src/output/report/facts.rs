@@ -1,0 +1,277 @@
+//! The run in tables: model, weights, certificate, time, failures, environment, settings.
+
+use serde_json::Value;
+
+use super::charts;
+use super::collect::MAX_FAILURES;
+use super::text::{count, escape, number, plural, size, span};
+use crate::dataset::outcome::{Outcome, Status};
+use crate::output::metrics::Metrics;
+use crate::timing::Summary;
+
+/// The images that failed or were skipped, and why.
+pub fn failures(failures: &[Outcome], metrics: &Metrics) -> String {
+    let images = &metrics.images;
+    let missing = images.failed + images.skipped;
+    if missing == 0 {
+        return format!(
+            "<p class=\"caption\">None: {} has features.</p>",
+            match images.listed {
+                1 => "the one listed image".to_owned(),
+                listed => format!("each of the {} listed images", count(listed)),
+            }
+        );
+    }
+    let shown = &failures[..failures.len().min(MAX_FAILURES)];
+    let mut html = format!(
+        "<p class=\"caption\">{} failed, {} skipped as not being images.{}</p>",
+        plural(images.failed, "image", "images"),
+        plural(images.skipped, "file", "files"),
+        if (shown.len() as u64) < missing {
+            format!(
+                " The first {} follow; all are in <code>outcomes.parquet</code>.",
+                count(shown.len() as u64)
+            )
+        } else {
+            String::new()
+        }
+    );
+    if shown.is_empty() {
+        return html;
+    }
+    html.push_str(
+        "<div class=\"scroll\"><table><thead><tr><th>image</th><th>status</th><th>reason</th>\
+         <th class=\"num\">size</th></tr></thead><tbody>",
+    );
+    for outcome in shown {
+        html.push_str(&format!(
+            "<tr><td class=\"path mono\">{}</td><td class=\"{}\">{}</td><td>{}</td>\
+             <td class=\"num\">{}</td></tr>",
+            escape(&outcome.path),
+            match outcome.status {
+                Status::Failed => "wrong",
+                Status::Ok | Status::Skipped => "",
+            },
+            outcome.status.as_str(),
+            escape(outcome.reason.as_deref().unwrap_or_default()),
+            size(outcome.bytes)
+        ));
+    }
+    html.push_str("</tbody></table></div>");
+    html
+}
+
+/// A table of two columns; the values are HTML.
+fn facts(rows: &[(&str, String)]) -> String {
+    let rows: String = rows
+        .iter()
+        .map(|(name, value)| format!("<tr><th>{}</th><td>{value}</td></tr>", escape(name)))
+        .collect();
+    format!("<table><tbody>{rows}</tbody></table>")
+}
+
+/// The fitted model.
+pub fn model(metrics: &Metrics) -> String {
+    let model = &metrics.model;
+    facts(&[
+        ("images", count(model.n)),
+        ("features", count(model.d as u64)),
+        ("components", count(model.k as u64)),
+        ("why so many", escape(&model.k_reason)),
+        ("solver", escape(&model.solver)),
+        ("why this one", escape(&model.solver_reason)),
+        ("whole variance", number(model.total_variance)),
+    ])
+}
+
+/// The weights of the network.
+pub fn weights(metrics: &Metrics) -> String {
+    let Some(weights) = &metrics.weights else {
+        return "<p class=\"caption\">The features came from files that do not say what computed \
+                them.</p>"
+            .to_owned();
+    };
+    let mut rows = vec![
+        ("weights", escape(&weights.id)),
+        (
+            "pretrained",
+            if weights.pretrained {
+                "yes".to_owned()
+            } else {
+                "<span class=\"wrong\">no</span>".to_owned()
+            },
+        ),
+        (
+            "SHA-256",
+            format!("<span class=\"mono\">{}</span>", escape(&weights.sha256)),
+        ),
+    ];
+    if !weights.note.is_empty() {
+        rows.push(("note", escape(&weights.note)));
+    }
+    facts(&rows)
+}
+
+/// The certificate is an object of any depth; a row names the way to a value. An object of just a
+/// `value` and a `limit` is one row.
+pub fn certificate(value: &Value) -> String {
+    fn walk(name: &str, value: &Value, rows: &mut Vec<(String, String)>) {
+        match value {
+            Value::Object(entries)
+                if entries.len() == 2
+                    && entries.contains_key("value")
+                    && entries.contains_key("limit") =>
+            {
+                let (value, limit) = (&entries["value"], &entries["limit"]);
+                let html = format!("{} (limit {})", value_html(value), value_html(limit));
+                rows.push((name.to_owned(), html));
+            }
+            Value::Object(entries) => {
+                for (key, value) in entries {
+                    let key = key.replace('_', " ");
+                    let name = if name.is_empty() {
+                        key
+                    } else {
+                        format!("{name}, {key}")
+                    };
+                    walk(&name, value, rows);
+                }
+            }
+            other => rows.push((name.to_owned(), value_html(other))),
+        }
+    }
+    let mut rows = Vec::new();
+    walk("", value, &mut rows);
+    rows.retain(|(name, _)| !name.is_empty());
+    if rows.is_empty() {
+        return "<p class=\"caption\">This run has none.</p>".to_owned();
+    }
+    let rows: Vec<(&str, String)> = rows
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.clone()))
+        .collect();
+    facts(&rows)
+}
+
+fn value_html(value: &Value) -> String {
+    match value {
+        Value::Null => "\u{2013}".to_owned(),
+        Value::Bool(true) => "<span class=\"passed\">yes</span>".to_owned(),
+        Value::Bool(false) => "<span class=\"wrong\">no</span>".to_owned(),
+        Value::Number(value) => match value.as_f64() {
+            Some(float) if value.is_f64() => number(float),
+            _ => escape(&value.to_string()),
+        },
+        Value::String(text) => escape(text),
+        other => escape(&other.to_string()),
+    }
+}
+
+/// Time by phase: over the ranks, and on each of them.
+pub fn phases(metrics: &Metrics) -> String {
+    let longest = metrics
+        .phases
+        .values()
+        .fold(0.0, |longest: f64, summary| longest.max(summary.max));
+    let rows: String = metrics
+        .phases
+        .iter()
+        .map(|(phase, summary)| {
+            let share = if longest > 0.0 {
+                100.0 * summary.max / longest
+            } else {
+                0.0
+            };
+            let of_rank = metrics.seconds_by_rank.get(phase);
+            format!(
+                "<tr><th>{}</th><td class=\"fill\"><i style=\"width:{share:.1}%\"></i></td>\
+                 <td class=\"ranks\">{}</td>\
+                 <td class=\"num\">{}</td><td class=\"num\">{}</td><td class=\"num\">{}</td>\
+                 <td class=\"num\">{}</td><td class=\"num\">{}</td></tr>",
+                phase.as_str(),
+                of_rank.map_or(String::new(), |seconds| charts::ranks(seconds)),
+                span(summary.min),
+                span(summary.mean),
+                span(summary.max),
+                imbalance(summary),
+                summary.slowest_rank
+            )
+        })
+        .collect();
+    format!(
+        "<p class=\"caption\">Over the ranks; imbalance is the longest time over the mean. The bars by rank \
+         are to the scale of their phase. Reading and decoding are summed over the threads of a rank and \
+         overlap with the network.</p><div class=\"scroll\"><table class=\"phases\"><thead><tr><th>phase</th>\
+         <th>longest</th><th>by rank</th><th class=\"num\">min</th><th class=\"num\">mean</th>\
+         <th class=\"num\">max</th><th class=\"num\">imbalance</th><th class=\"num\">slowest rank</th></tr>\
+         </thead><tbody>{rows}</tbody></table></div>"
+    )
+}
+
+/// The longest time over the mean; a dash where that is too short to mean anything.
+fn imbalance(summary: &Summary) -> String {
+    match summary.mean > 0.005 {
+        true => format!("{:.2}", summary.max / summary.mean),
+        false => "\u{2013}".to_owned(),
+    }
+}
+
+/// The command that gives the same results.
+pub fn command(metrics: &Metrics) -> String {
+    if metrics.command.is_empty() {
+        return "<p class=\"caption\">Not noted by the version that wrote these results.</p>"
+            .to_owned();
+    }
+    format!(
+        "<pre class=\"command\">{}</pre><p class=\"caption\">Any number of ranks gives the same scores and the \
+         same model, bit for bit.</p>",
+        escape(&metrics.command)
+    )
+}
+
+/// Versions, hosts and threads.
+pub fn environment(metrics: &Metrics) -> String {
+    let environment = &metrics.environment;
+    let hosts: Vec<String> = environment.hosts.iter().map(|host| escape(host)).collect();
+    let threads = &environment.threads_per_rank;
+    let threads = match (threads.iter().min(), threads.iter().max()) {
+        (Some(min), Some(max)) if min == max => min.to_string(),
+        (Some(min), Some(max)) => format!("{min} to {max}"),
+        _ => "\u{2013}".to_owned(),
+    };
+    facts(&[
+        ("p8", escape(&environment.p8_version)),
+        ("MPI", escape(&environment.mpi)),
+        ("ranks", count(environment.ranks as u64)),
+        ("threads per rank", threads),
+        ("hosts", hosts.join(", ")),
+        ("network ran on", escape(&environment.executor)),
+        ("BLAS", escape(&environment.blas)),
+        ("CPU", escape(&environment.cpu)),
+        ("system", escape(&environment.os)),
+    ])
+}
+
+/// Every setting, and where it came from.
+pub fn settings(metrics: &Metrics) -> String {
+    let rows: String = metrics
+        .settings
+        .iter()
+        .map(|(name, setting)| {
+            let value = match &setting.value {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            format!(
+                "<tr><th>{}</th><td class=\"mono\">{}</td><td>{}</td></tr>",
+                escape(name),
+                escape(&value),
+                escape(&setting.source)
+            )
+        })
+        .collect();
+    format!(
+        "<table><thead><tr><th>setting</th><th>value</th><th>from</th></tr></thead>\
+         <tbody>{rows}</tbody></table>"
+    )
+}

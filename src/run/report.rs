@@ -1,0 +1,541 @@
+//! The report: thumbnails and feature vectors from the ranks that have them, and `p8 report`, which
+//! makes the page again from the files of a finished run.
+
+use super::blocks::{Block, Blocks};
+use super::context::Context;
+use super::featurize::read_shard;
+use super::fitted_model;
+use super::output_folder::Folder;
+use super::settings::{Settings, StoredFeatures};
+use super::stored;
+use crate::comm::Comm;
+use crate::dataset::outcome::{Outcome, Status};
+use crate::dataset::slice::{self, Slices};
+use crate::error::{Failure, Kind};
+use crate::output::metrics::{Metrics, Task};
+use crate::output::model_file::ModelFile;
+use crate::output::outcomes::read_outcomes;
+use crate::output::report::{Collected, Collector, Found, Images, Need, Report};
+use crate::output::scores::read_scores;
+use crate::output::shard;
+use crate::pca::{self, Model};
+use crate::store::{FinishedFile, Store, WholeFile};
+use ndarray::Array2;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use tracing::info;
+
+/// The files that this module writes, in the order in which they are published.
+pub const FILES: [&str; 3] = ["report.html", "scatter.svg", "scree.svg"];
+
+/// The settings of `p8 report`.
+#[derive(Debug, Clone)]
+pub struct ReportTask {
+    /// Points that are drawn at most.
+    pub points: usize,
+    /// Where the result is; most of the rest is not looked at.
+    pub settings: Settings,
+}
+
+/// Writes the files of the report aside.
+///
+/// # Errors
+/// When they cannot be written.
+pub fn write(
+    store: &Store,
+    folder: &Folder,
+    report: &Report,
+) -> Result<Vec<FinishedFile>, Failure> {
+    let texts = [report.page(), report.scatter_svg(), report.scree_svg()];
+    let files = FILES.iter().zip(texts).map(|(name, text)| {
+        let place = folder.result(name);
+        let mut file: WholeFile = store.create(&place)?;
+        file.write_all(text.as_bytes()).map_err(|error| {
+            Failure::new(
+                Kind::Io,
+                format!("cannot write {:?}: {error}", place.to_string()),
+            )
+        })?;
+        Ok(file.finish()?)
+    });
+    files.collect()
+}
+
+/// What rank 0 wants to know of some images, told by the ranks that have them, one block at a time.
+/// `collected` counts on rank 0 only, and so does the answer.
+///
+/// # Errors
+/// Local to this rank: the caller has to end the job.
+pub fn fetch(
+    comm: &Comm,
+    blocks: &Blocks,
+    collected: Option<&Collected>,
+) -> Result<BTreeMap<u64, Found>, Failure> {
+    let wanted: Vec<(u64, Need)> = collected
+        .map(|collected| collected.wanted().into_iter().collect())
+        .unwrap_or_default();
+    let mut bytes = serde_json::to_vec(&wanted).map_err(broken)?;
+    comm.broadcast_bytes(&mut bytes, 0);
+    let wanted: Vec<(u64, Need)> = serde_json::from_slice(&bytes).map_err(broken)?;
+    let by_block = by_block(&wanted, &blocks.rows_per_block);
+    let mut found = BTreeMap::new();
+    for (block, images) in &by_block {
+        let owner = blocks.owner_of_block[*block];
+        if owner == comm.rank() {
+            let parts = look_up(blocks, *block, images)?;
+            if owner == 0 {
+                found.extend(parts);
+            } else {
+                comm.send_bytes(&to_bytes(&parts)?, 0);
+            }
+        } else if comm.rank() == 0 {
+            found.extend(from_bytes(&comm.receive_bytes(owner))?);
+        }
+    }
+    Ok(found)
+}
+
+/// An image that is wanted: its row in the block, its position, and what of it.
+type Wanted = (usize, u64, Need);
+
+/// The images that are wanted of each block, in order.
+fn by_block(wanted: &[(u64, Need)], rows_per_block: &[usize]) -> Vec<(usize, Vec<Wanted>)> {
+    let mut blocks = Vec::new();
+    let mut wanted = wanted.iter().peekable();
+    let mut first = 0u64;
+    for (block, &rows) in rows_per_block.iter().enumerate() {
+        let end = first + rows as u64;
+        let mut images = Vec::new();
+        while let Some((position, need)) = wanted.next_if(|(position, _)| *position < end) {
+            images.push(((position - first) as usize, *position, *need));
+        }
+        if !images.is_empty() {
+            blocks.push((block, images));
+        }
+        first = end;
+    }
+    blocks
+}
+
+/// What is wanted of a block of this rank.
+fn look_up(blocks: &Blocks, block: usize, images: &[Wanted]) -> Result<Vec<(u64, Found)>, Failure> {
+    let mut thumbnails = (blocks.thumbnails)(block)?;
+    let whole: Option<Block> = match images.iter().any(|(_, _, need)| *need >= Need::Name) {
+        true => Some((blocks.read)(block)?),
+        false => None,
+    };
+    let found = images.iter().map(|&(row, position, need)| {
+        let whole = whole.as_ref().filter(|_| need >= Need::Name);
+        let found = Found {
+            name: whole.map(|whole| (whole.rows[row].path.clone(), whole.rows[row].label.clone())),
+            thumbnail: thumbnails.get_mut(row).and_then(Option::take),
+            features: match whole {
+                Some(whole) if need == Need::Features => whole.features.row(row),
+                _ => Vec::new(),
+            },
+        };
+        (position, found)
+    });
+    Ok(found.collect())
+}
+
+/// What stands before the bytes of one image.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    position: u64,
+    name: Option<(String, Option<String>)>,
+    thumbnail: Option<usize>,
+    features: usize,
+}
+
+fn to_bytes(parts: &[(u64, Found)]) -> Result<Vec<u8>, Failure> {
+    let heads: Vec<Head> = parts
+        .iter()
+        .map(|(position, found)| Head {
+            position: *position,
+            name: found.name.clone(),
+            thumbnail: found.thumbnail.as_ref().map(Vec::len),
+            features: found.features.len(),
+        })
+        .collect();
+    let heads = serde_json::to_vec(&heads).map_err(broken)?;
+    let mut bytes = (heads.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(&heads);
+    for (_, found) in parts {
+        bytes.extend_from_slice(found.thumbnail.as_deref().unwrap_or_default());
+        bytes.extend(found.features.iter().flat_map(|value| value.to_le_bytes()));
+    }
+    Ok(bytes)
+}
+
+fn from_bytes(bytes: &[u8]) -> Result<Vec<(u64, Found)>, Failure> {
+    let cut = || broken("the message is cut");
+    let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(cut)?;
+    let (heads, mut rest) = rest
+        .split_at_checked(u64::from_le_bytes(*length) as usize)
+        .ok_or_else(cut)?;
+    let heads: Vec<Head> = serde_json::from_slice(heads).map_err(broken)?;
+    let mut take = |count: usize| {
+        let (taken, left) = rest.split_at_checked(count).ok_or_else(cut)?;
+        rest = left;
+        Ok::<_, Failure>(taken)
+    };
+    let parts = heads.into_iter().map(|head| {
+        let thumbnail = match head.thumbnail {
+            Some(length) => Some(take(length)?.to_vec()),
+            None => None,
+        };
+        let (words, _) = take(8 * head.features)?.as_chunks::<8>();
+        let found = Found {
+            name: head.name,
+            thumbnail,
+            features: words.iter().map(|word| f64::from_le_bytes(*word)).collect(),
+        };
+        Ok((head.position, found))
+    });
+    parts.collect()
+}
+
+fn broken(cause: impl std::fmt::Display) -> Failure {
+    Failure::new(
+        Kind::Internal,
+        format!("cannot pass on images for the report: {cause}"),
+    )
+}
+
+/// Makes the page and the drawings of a finished run again, from its files alone.
+///
+/// # Errors
+/// The same failure on every rank; its kind decides the exit code.
+pub fn report(task: &ReportTask, comm: &Comm) -> Result<(), Failure> {
+    let context = Context::start(&task.settings, comm);
+    let settings = &task.settings;
+    let folder = Folder::of(settings);
+    let result = comm.agree(if comm.rank() == 0 {
+        Finished::read(task, &folder).map(Some)
+    } else {
+        Ok(None)
+    })?;
+    let mut told = match &result {
+        Some(result) => serde_json::to_vec(&result.source).map_err(broken)?,
+        None => Vec::new(),
+    };
+    comm.broadcast_bytes(&mut told, 0);
+    let source: Source = comm.or_end(serde_json::from_slice(&told).map_err(broken));
+    let blocks = match &source {
+        Source::Shards {
+            rows_per_block,
+            width,
+        } => shards(&context, &folder, rows_per_block, *width),
+        Source::Stored { paths, column } => {
+            let features = StoredFeatures {
+                paths: paths.clone(),
+                column: column.clone(),
+            };
+            stored::blocks(&stored::open(&features, &context)?, &context)
+        }
+    };
+    let collected = result.as_ref().map(|result| &result.collected);
+    let found = comm.or_end(fetch(comm, &blocks, collected));
+    let Some(result) = result else {
+        return comm.agree(Ok(()));
+    };
+    comm.agree(result.publish(settings, &folder, found))
+}
+
+/// Where the features of a result are.
+#[derive(Debug, Serialize, Deserialize)]
+enum Source {
+    /// In the shards beside it.
+    Shards {
+        rows_per_block: Vec<usize>,
+        width: usize,
+    },
+    /// Where `p8 pca` read them.
+    Stored {
+        paths: Vec<PathBuf>,
+        column: Option<String>,
+    },
+}
+
+/// The files of a finished run, as far as the report needs them.
+struct Finished {
+    metrics: Metrics,
+    model: Model,
+    collected: Collected,
+    source: Source,
+}
+
+impl Finished {
+    fn read(task: &ReportTask, folder: &Folder) -> Result<Self, Failure> {
+        let store = &task.settings.store;
+        let metrics = whole(store, folder, "metrics.json")?;
+        let metrics: Metrics = serde_json::from_slice(&metrics)
+            .map_err(|error| unusable(folder, "metrics.json", &error))?;
+        if metrics.task == Task::Transform {
+            return Err(Failure::new(
+                Kind::Usage,
+                format!(
+                    "cannot make a report of {:?}: it holds scores by a model that was fitted elsewhere; a \
+                     report is made of the result that the model belongs to",
+                    folder.root().to_string()
+                ),
+            ));
+        }
+        let model = whole(store, folder, "model.safetensors")?;
+        let (model, _) = ModelFile::read(&model)
+            .map_err(Failure::from)
+            .and_then(fitted_model::from_file)
+            .map_err(|failure| unusable(folder, "model.safetensors", &failure))?;
+        let mut collector = Collector::new(metrics.images.ok, model.k(), task.points);
+        let source = match metrics.task {
+            Task::Run => {
+                let mut listed: Vec<bool> = Vec::new();
+                local(store, folder, "outcomes.parquet", |file| {
+                    let each = |outcome: Outcome| {
+                        collector.add_outcome(&outcome);
+                        listed.push(outcome.status == Status::Ok);
+                    };
+                    read_outcomes(file, each).map_err(Failure::from)
+                })?;
+                Source::Shards {
+                    rows_per_block: rows_per_block(&listed),
+                    width: model.width(),
+                }
+            }
+            Task::Pca | Task::Transform => stored_features(&metrics, folder)?,
+        };
+        let mut rows = 0;
+        local(store, folder, "scores.parquet", |file| {
+            let each = |row: &shard::ShardRow, scores: &[f32], error: f32| {
+                rows += 1;
+                collector.add(row, scores, error);
+            };
+            read_scores(file, each).map_err(Failure::from)
+        })?;
+        if rows != metrics.images.ok {
+            let problem = format!(
+                "it has {rows} rows, metrics.json says {}",
+                metrics.images.ok
+            );
+            return Err(unusable(folder, "scores.parquet", &problem));
+        }
+        let deviations = model.whiten.then(|| model.deviations());
+        Ok(Finished {
+            collected: collector.finish(deviations.as_deref()),
+            metrics,
+            model,
+            source,
+        })
+    }
+
+    fn publish(
+        self,
+        settings: &Settings,
+        folder: &Folder,
+        found: BTreeMap<u64, Found>,
+    ) -> Result<(), Failure> {
+        for point in &self.collected.points {
+            let name = found
+                .get(&point.position)
+                .and_then(|found| found.name.as_ref());
+            if let Some((path, _)) = name.filter(|(path, _)| *path != point.path) {
+                return Err(Failure::new(
+                    Kind::Input,
+                    format!(
+                        "cannot make a report of {:?}: the stored features are not those of its scores ({path:?} \
+                         stands in the place of {:?})",
+                        folder.root().to_string(),
+                        point.path
+                    ),
+                ));
+            }
+        }
+        let images = Images::new(
+            self.collected,
+            found,
+            &self.model.scale,
+            self.model.total_variance,
+        );
+        let report = Report {
+            metrics: &self.metrics,
+            images: &images,
+        };
+        for file in write(&settings.store, folder, &report)? {
+            file.publish()?;
+        }
+        let root = folder.root();
+        info!("report    {root}/report.html");
+        info!("          {root}/scatter.svg, scree.svg");
+        Ok(())
+    }
+}
+
+/// Rows of each block of a run, from whether each of its listed images is ok: how images are cut into
+/// blocks depends on their number alone.
+fn rows_per_block(listed: &[bool]) -> Vec<usize> {
+    let slices = Slices::new(listed.len(), 1);
+    (0..slices.blocks())
+        .map(|block| {
+            listed[slices.images_of(block)]
+                .iter()
+                .filter(|ok| **ok)
+                .count()
+        })
+        .collect()
+}
+
+/// The blocks of a run as its shards hold them, dealt out to the ranks of this program.
+fn shards<'a>(
+    context: &'a Context,
+    folder: &Folder,
+    rows_per_block: &[usize],
+    width: usize,
+) -> Blocks<'a> {
+    let store = &context.settings.store;
+    let (of_read, of_thumbnails) = (folder.clone(), folder.clone());
+    Blocks {
+        rows_per_block: rows_per_block.to_vec(),
+        owner_of_block: slice::owners(rows_per_block.len(), context.comm.size()),
+        width,
+        read: Box::new(move |block| {
+            let shard = read_shard(store, &of_read.shard(block), shard::decode)?;
+            let shape = (shard.rows.len(), shard.width);
+            let features = Array2::from_shape_vec(shape, shard.features)
+                .map_err(|error| Failure::new(Kind::Internal, format!("block {block}: {error}")))?;
+            Ok(Block {
+                rows: shard.rows,
+                features: pca::Block::from(features),
+                outcomes: shard.outcomes,
+            })
+        }),
+        thumbnails: Box::new(move |block| {
+            read_shard(store, &of_thumbnails.shard(block), shard::decode_thumbnails)
+        }),
+    }
+}
+
+/// Where `p8 pca` had its features from, as its settings say.
+fn stored_features(metrics: &Metrics, folder: &Folder) -> Result<Source, Failure> {
+    let setting = |name: &str| metrics.settings.get(name);
+    let paths = setting("features")
+        .and_then(|setting| setting.value.as_str())
+        .ok_or_else(|| {
+            unusable(
+                folder,
+                "metrics.json",
+                &"it does not say where the features are",
+            )
+        })?;
+    let column = setting("column")
+        .filter(|setting| setting.source != "default")
+        .and_then(|setting| setting.value.as_str());
+    Ok(Source::Stored {
+        paths: paths.split(", ").map(PathBuf::from).collect(),
+        column: column.map(str::to_owned),
+    })
+}
+
+/// A whole file of the result.
+fn whole(store: &Store, folder: &Folder, name: &str) -> Result<bytes::Bytes, Failure> {
+    let read = store.read_if_there(&folder.result(name))?;
+    read.ok_or_else(|| missing(folder, name))
+}
+
+/// Gives a file of the result, or a copy of it, to a reader.
+fn local(
+    store: &Store,
+    folder: &Folder,
+    name: &str,
+    read: impl FnOnce(File) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let place = folder.result(name);
+    if place.path().is_some_and(|path| !path.exists()) {
+        return Err(missing(folder, name));
+    }
+    let copy = store.local_copy(&place)?;
+    let file = File::open(copy.path()).map_err(|error| unusable(folder, name, &error))?;
+    read(file).map_err(|failure| unusable(folder, name, &failure))
+}
+
+fn missing(folder: &Folder, name: &str) -> Failure {
+    Failure::new(
+        Kind::Input,
+        format!(
+            "cannot make a report of {:?}: {name} is not there; the folder has to hold the whole result of \
+             a finished run",
+            folder.root().to_string()
+        ),
+    )
+}
+
+fn unusable(folder: &Folder, name: &str, cause: &dyn std::fmt::Display) -> Failure {
+    Failure::new(
+        Kind::Io,
+        format!("cannot use {:?}: {cause}", folder.result(name).to_string()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_looked_for_in_their_blocks() {
+        let wanted = [
+            (0, Need::Picture),
+            (4, Need::Features),
+            (5, Need::Name),
+            (9, Need::Picture),
+        ];
+        assert_eq!(
+            by_block(&wanted, &[3, 0, 2, 3, 2]),
+            [
+                (0, vec![(0, 0, Need::Picture)]),
+                (2, vec![(1, 4, Need::Features)]),
+                (3, vec![(0, 5, Need::Name)]),
+                (4, vec![(1, 9, Need::Picture)]),
+            ]
+        );
+        assert_eq!(by_block(&[], &[3]), []);
+    }
+
+    #[test]
+    fn what_was_found_comes_over_as_it_was() {
+        let parts = vec![
+            (
+                7,
+                Found {
+                    name: Some(("größe/1.jpg".into(), Some("größe".into()))),
+                    thumbnail: Some(vec![1, 2, 3]),
+                    features: vec![0.5, f64::MIN_POSITIVE],
+                },
+            ),
+            (9, Found::default()),
+            (
+                10,
+                Found {
+                    name: Some(("x".into(), None)),
+                    thumbnail: Some(Vec::new()),
+                    features: Vec::new(),
+                },
+            ),
+        ];
+        let bytes = to_bytes(&parts).unwrap();
+        assert_eq!(from_bytes(&bytes).unwrap(), parts);
+        assert!(from_bytes(&bytes[..bytes.len() - 1]).is_err());
+        assert!(from_bytes(&[1]).is_err());
+    }
+
+    #[test]
+    fn rows_of_blocks_follow_from_what_became_of_the_images() {
+        // Up to 128 images a block holds one.
+        assert_eq!(rows_per_block(&[true, false, true]), [1, 0, 1]);
+        // 300 images are cut into blocks of 3.
+        let listed: Vec<bool> = (0..300).map(|image| image % 3 != 0).collect();
+        assert_eq!(rows_per_block(&listed), [2; 100]);
+    }
+}
