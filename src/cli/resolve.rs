@@ -210,10 +210,11 @@ fn stored(paths: &[PathBuf], column: Option<String>) -> Result<Option<StoredFeat
             None => Ok(None),
         };
     }
-    let paths: Vec<PathBuf> = paths.iter().map(|path| plain(path)).collect();
-    for path in &paths {
+    // As typed: a plain path has no two slashes.
+    for path in paths {
         refuse_object_store(path)?;
     }
+    let paths: Vec<PathBuf> = paths.iter().map(|path| plain(path)).collect();
     Ok(Some(StoredFeatures { paths, column }))
 }
 

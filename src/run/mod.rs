@@ -12,6 +12,7 @@ pub mod doctor;
 mod dry_run;
 mod earlier;
 mod featurize;
+mod fetch;
 mod fingerprint;
 mod fitted_model;
 mod listing;

@@ -5,6 +5,7 @@ use super::announce;
 use super::blocks::Blocks;
 use super::command::command;
 use super::context::Context;
+use super::fetch::fetch;
 use super::fitted_model;
 use super::memory;
 use super::output_folder::{Folder, begin_replacing};
@@ -91,7 +92,7 @@ pub fn publish(run: &Finished) -> Result<(), Failure> {
         // The others only hand over their blocks.
         None => collect(comm, run.blocks, spill, |_| Ok(())).and_then(|()| {
             if run.task != Task::Transform {
-                report::fetch(comm, run.blocks, None)?;
+                fetch(comm, run.blocks, None)?;
             }
             Ok(())
         }),
@@ -292,7 +293,7 @@ fn write_results(
 fn images(run: &Finished, collector: Collector) -> Result<page::Images, Failure> {
     let deviations = run.model.whiten.then(|| run.model.deviations());
     let collected = collector.finish(deviations.as_deref());
-    let found = report::fetch(run.context.comm, run.blocks, Some(&collected))?;
+    let found = fetch(run.context.comm, run.blocks, Some(&collected))?;
     Ok(page::Images::new(
         collected,
         found,
