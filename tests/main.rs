@@ -3,6 +3,7 @@
 mod support;
 
 mod cli;
+mod documents;
 mod emr;
 mod failures;
 mod features;
@@ -11,6 +12,7 @@ mod outcomes;
 mod parity;
 mod pipeline;
 mod precision;
+mod python;
 mod resume;
 mod s3;
 mod s3_runs;

@@ -2,6 +2,7 @@
 
 use super::blocks::Blocks;
 use super::context::Context;
+use super::terminal::Line;
 use crate::comm::Comm;
 use crate::dataset::outcome::Outcome;
 use crate::error::{Failure, Kind};
@@ -45,7 +46,13 @@ pub fn project(
 ) -> Result<(Spill, Vec<CertificatePart>), Failure> {
     let mut writer = BufWriter::new(context.settings.store.scratch(folder)?);
     let mut parts = Vec::new();
-    for number in blocks.of_rank(context.comm.rank()) {
+    let mine = blocks.of_rank(context.comm.rank());
+    let mut line = Line::start(context.comm, context.settings.log, "scores");
+    for number in mine.clone() {
+        line.tell(|| {
+            let (done, all) = (number - mine.start, mine.len());
+            format!("scores    block {done} of {all} on this rank")
+        });
         let block = (blocks.read)(number)?;
         let _projecting = context.phases.start(Phase::Project);
         // The fit has looked at every number; a model that was fitted before has not seen these.

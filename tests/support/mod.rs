@@ -1,5 +1,6 @@
 //! Builders for the tests: folders with images, and p8 started by a real mpirun.
 
+pub mod documents;
 pub mod namespaces;
 pub mod object_store;
 
