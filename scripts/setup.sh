@@ -38,9 +38,31 @@ provide_for_browser_tests() {
     fi
 }
 
-# provide build|shellcheck|cluster|browser|arm|valgrind: installs what this machine lacks of what building p8,
-# checking its scripts, testing it on several hosts or in a browser, running its kernels for 64-bit Arm, or
-# checking their use of memory needs.
+# Makes a virtual environment with the Python libraries that read p8's results, for the tests of docs/python.md,
+# and exports P8_TESTS_PYTHON. Its folder keeps the requirements that it was made from.
+provide_for_python_tests() {
+    local requirements="$repository/tests/requirements-python.txt"
+    local venv="${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/p8-tests/python"
+    if ! cmp -s "$requirements" "$venv/requirements.txt" && ! make_python "$requirements" "$venv"; then
+        say "the Python libraries cannot be had: the tests of docs/python.md will be skipped"
+        return
+    fi
+    export P8_TESTS_PYTHON="$venv/bin/python"
+}
+
+make_python() {
+    local requirements="$1" venv="$2"
+    # In a process of its own, because a failed installation ends it.
+    (provide python) || return
+    rm -rf "$venv"
+    python3 -m venv "$venv" >&2 || return
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements" >&2 || return
+    cp "$requirements" "$venv/requirements.txt"
+}
+
+# provide build|shellcheck|cluster|browser|python|arm|valgrind: installs what this machine lacks of what building
+# p8, checking its scripts, testing it on several hosts, in a browser or with Python's libraries, running its
+# kernels for 64-bit Arm, or checking their use of memory needs.
 provide() {
     local need="$1" family
     local -a missing
@@ -140,6 +162,16 @@ missing_packages() {
             unless_installed debian munge
             ;;
         'debian browser') unless_programs chromium chromedriver -- chromium chromium-driver ;;
+        # Spark needs Java.
+        'debian python')
+            unless_programs java -- default-jre-headless
+            unless_programs python3 -- python3
+            unless_installed debian python3-venv
+            ;;
+        'fedora python')
+            unless_programs java -- java-17-amazon-corretto-headless
+            unless_programs python3 -- python3
+            ;;
         'fedora shellcheck') unless_programs shellcheck -- ShellCheck ;;
         'debian arm')
             unless_programs aarch64-linux-gnu-gcc -- gcc-aarch64-linux-gnu libc6-dev-arm64-cross

@@ -7,6 +7,7 @@ fn help_and_version_are_printed_once_for_all_ranks() {
     let help = P8::on(3).args(["--help"]).succeed();
     assert_eq!(help.stdout.matches("Usage: p8").count(), 1, "{help}");
     for option in [
+        "Examples:",
         "--input",
         "--weights",
         "--variance",
@@ -18,11 +19,171 @@ fn help_and_version_are_printed_once_for_all_ranks() {
     ] {
         assert!(help.stdout.contains(option), "{option} is not in {help}");
     }
-    let version = P8::on(2).args(["--version"]).succeed();
-    assert_eq!(
-        version.stdout.trim(),
-        format!("p8 {}", env!("CARGO_PKG_VERSION"))
+    let short = P8::on(2).args(["-V"]).succeed();
+    let name_and_version = format!("p8 {}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(short.stdout.trim(), name_and_version);
+}
+
+#[test]
+fn the_long_version_tells_commit_target_kernels_and_libraries() {
+    let version = P8::on(1).args(["--version"]).succeed();
+    assert!(version.stdout.starts_with("p8 "), "{version}");
+    let value = |name: &str| {
+        let line = version.stdout.lines().find(|line| line.starts_with(name));
+        let line = line.unwrap_or_else(|| panic!("{name}: {version}"));
+        line[name.len()..].trim().to_string()
+    };
+    let git = std::process::Command::new("git")
+        .args(["-c", "safe.directory=*", "rev-parse", "--short=12", "HEAD"])
+        .current_dir(crate::support::repository())
+        .output();
+    match git {
+        Ok(git) if git.status.success() => {
+            assert_eq!(value("commit"), String::from_utf8_lossy(&git.stdout).trim());
+        }
+        _ => assert_eq!(value("commit"), "unknown"),
+    }
+    assert!(
+        value("target").starts_with(std::env::consts::ARCH),
+        "{version}"
     );
+    assert!(value("kernels").contains("scalar"), "{version}");
+    assert!(value("BLAS").contains("OpenBLAS"), "{version}");
+    assert!(value("S3").contains("s3://"), "{version}");
+}
+
+#[test]
+fn completions_and_manual_are_printed_once_for_all_ranks_whatever_the_settings() {
+    let script = P8::on(2)
+        .args(["completions", "bash"])
+        .env("P8_CONFIG", "/no/such/file")
+        .env("P8_THREADS", "many")
+        .succeed();
+    assert_eq!(
+        script.stdout.matches("complete -F").count() % 2,
+        0,
+        "{script}"
+    );
+    assert_eq!(script.stdout.matches("_p8() {").count(), 1, "{script}");
+    let page = P8::on(2).args(["man", "pca"]).succeed();
+    assert_eq!(page.stdout.matches(".TH p8-pca 1").count(), 1, "{page}");
+    P8::on(1)
+        .args(["man", "pac"])
+        .fail(2, &["\"pac\"", "transform"]);
+    P8::on(1)
+        .args(["completions", "tcsh"])
+        .fail(2, &["tcsh", "zsh"]);
+}
+
+#[test]
+fn bash_completes_options_and_their_values() {
+    let script = P8::on(1).args(["completions", "bash"]).succeed().stdout;
+    let complete = |words: &str| {
+        let last = words.split(' ').count();
+        let ask = format!(
+            "COMP_WORDS=(p8 {words}); COMP_CWORD={last}; _p8 p8 \"${{COMP_WORDS[{last}]}}\" \"${{COMP_WORDS[{last} - 1]}}\"; echo \"${{COMPREPLY[@]}}\""
+        );
+        let output = std::process::Command::new("bash")
+            .args(["-c", &format!("{script}\n{ask}")])
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        String::from_utf8_lossy(&output.stdout).trim().to_string()
+    };
+    assert_eq!(complete("--max"), "--max-bad-fraction");
+    assert_eq!(complete("--pool m"), "max");
+    assert_eq!(complete("trans"), "transform");
+    assert_eq!(complete("pca --col"), "--column");
+}
+
+#[test]
+fn a_variable_that_is_no_option_is_named_with_the_one_that_is_meant() {
+    let images = Images::new(3);
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    let finished = P8::small(2, images.path(), &output)
+        .env("P8_COMPONENT", "2")
+        .env("P8_BENCH_VENV", "x")
+        .env("P8_TESTS_MAY_SKIP", "1")
+        .succeed();
+    let said = finished.stderr.matches("is not read").count();
+    assert_eq!(said, 1, "{finished}");
+    finished.demand(0, &["P8_COMPONENT is not read: is P8_COMPONENTS meant?"]);
+}
+
+#[test]
+fn on_a_terminal_lines_fit_80_columns_and_progress_rewrites_its_own() {
+    let images = Images::new(90);
+    images.file("circle/broken.jpg", b"no picture");
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    // `script` gives the command a terminal, also to mpirun, whose ranks have pipes.
+    let words = [
+        "mpirun -np 2",
+        env!("CARGO_BIN_EXE_p8"),
+        "--threads 1 --weights",
+        crate::support::small_weights().to_str().unwrap(),
+        "--input",
+        images.path().to_str().unwrap(),
+        "--output",
+        output.to_str().unwrap(),
+    ]
+    .join(" ");
+    let run = |more: &str| {
+        let mut command = std::process::Command::new("script");
+        for name in std::env::vars_os().map(|(name, _)| name) {
+            if name.to_string_lossy().starts_with("P8_") {
+                command.env_remove(name);
+            }
+        }
+        let output = command
+            .args(["-qec", &format!("{words} {more}"), "/dev/null"])
+            .env("TERM", "xterm")
+            // Slow enough to be seen.
+            .env("P8_ISA", "scalar")
+            .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
+            .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+            .env("OMPI_MCA_rmaps_base_oversubscribe", "1")
+            .env("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe")
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let said = run("");
+    let pictures: Vec<&str> = said
+        .split("\r\x1b[K")
+        .skip(1)
+        .map(|picture| picture.split('\r').next().unwrap())
+        .collect();
+    assert!(
+        pictures
+            .iter()
+            .any(|picture| picture.contains(" images/s, ")),
+        "{said}"
+    );
+    for line in pictures.iter().copied().chain(said.split("\r\n")) {
+        let shown = line.rsplit("\x1b[K").next().unwrap();
+        // A path cannot be broken.
+        if !shown.contains(output.to_str().unwrap()) {
+            assert!(shown.chars().count() < 80, "{shown:?}");
+        }
+    }
+    let last = said.trim_end().rsplit("\r\n").collect::<Vec<_>>();
+    for words in [
+        "look at this first",
+        "90 images in ",
+        "1 bad",
+        "what is wrong with the others",
+    ] {
+        assert!(
+            last.iter().any(|line| line.contains(words)),
+            "{words}: {said}"
+        );
+    }
+    assert_eq!(run("--overwrite --resume false -q"), "");
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod support;
 
 mod certificate;
 mod cli;
+mod documents;
 mod emr;
 mod failures;
 mod features;
@@ -12,6 +13,7 @@ mod outcomes;
 mod parity;
 mod pipeline;
 mod precision;
+mod python;
 mod report;
 mod resume;
 mod s3;

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// What the scripts and the stand-ins need of a real system.
-const REAL_TOOLS: [&str; 15] = [
-    "bash", "cat", "cp", "dirname", "env", "grep", "ls", "mkdir", "sed", "sh", "sort", "touch",
-    "tr", "uniq", "wc",
+const REAL_TOOLS: [&str; 17] = [
+    "bash", "cat", "cmp", "cp", "dirname", "env", "grep", "ls", "mkdir", "rm", "sed", "sh", "sort",
+    "touch", "tr", "uniq", "wc",
 ];
 
 /// Package and the programs it brings, as paths below the root.
@@ -42,6 +42,13 @@ const CLUSTER: [Package; 6] = [
 const BROWSER: [Package; 2] = [
     ("chromium", &["bin/chromium"]),
     ("chromium-driver", &["bin/chromedriver"]),
+];
+
+/// What the tests of docs/python.md need on Debian.
+const PYTHON: [Package; 3] = [
+    ("default-jre-headless", &["bin/java"]),
+    ("python3", &["bin/python3"]),
+    ("python3-venv", &[]),
 ];
 
 const FEDORA: [Package; 9] = [
@@ -85,10 +92,10 @@ impl Machine {
         for (package, programs) in packages {
             fs::create_dir_all(machine.path("packages").join(package)).expect("a folder");
             for program in *programs {
-                let body = if program.ends_with("mpirun") {
-                    MPIRUN
-                } else {
-                    ""
+                let body = match *program {
+                    "bin/python3" => PYTHON3,
+                    program if program.ends_with("mpirun") => MPIRUN,
+                    _ => "",
                 };
                 machine.program(&format!("packages/{package}/{program}"), body);
             }
@@ -103,7 +110,7 @@ impl Machine {
     }
 
     fn debian() -> Self {
-        let packages = [&DEBIAN[..], &CLUSTER, &BROWSER].concat();
+        let packages = [&DEBIAN[..], &CLUSTER, &BROWSER, &PYTHON].concat();
         let machine = Self::new("ID=debian\nVERSION_ID=\"12\"\n", &packages);
         machine.program("bin/dpkg-query", DPKG_QUERY);
         machine.program("bin/apt-get", INSTALLER);
@@ -214,6 +221,16 @@ if [ "$1" = --version ]; then cat "$root/mpirun-version"; exit; fi
 env | grep -E '^(OMPI|PRTE|LD_LIBRARY_PATH)' | sort >> "$root/calls"
 pwd >> "$root/calls"
 if [ -e "$root/mpirun-status" ]; then exit "$(cat "$root/mpirun-status")"; fi
+"#;
+
+/// `python3 -m venv FOLDER` makes an environment whose Python writes down its calls, too.
+const PYTHON3: &str = r#"
+if [ "$2" = venv ]; then
+    mkdir -p "$3/bin"
+    cp "$root/bin/python3" "$3/bin/python"
+elif [ -e "$root/no-network" ]; then
+    exit 1
+fi
 "#;
 
 const CARGO: &str =
@@ -728,6 +745,8 @@ fn the_test_script_gets_root_what_tests_of_several_hosts_and_in_a_browser_need()
             "apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends iproute2 procps slurmctld slurmd \
          slurm-client munge",
             "apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends chromium chromium-driver",
+            "apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends default-jre-headless python3 \
+         python3-venv",
         ]
     );
     let again = machine.start("test", &[], &[]).succeeded();
@@ -742,4 +761,35 @@ fn the_test_script_tells_a_user_what_is_skipped() {
     outcome
         .says("not root: the tests of several hosts and of Slurm will be skipped")
         .says("the tests of the report in a browser will be skipped");
+}
+
+#[test]
+fn the_test_script_makes_the_python_of_the_tests_once_and_anew_for_other_versions() {
+    let machine = Machine::complete_debian();
+    let venv = machine.path("home/.cache/p8-tests/python");
+    let outcome = machine.start("test", &[], &[]).succeeded();
+    assert_eq!(
+        outcome.calls_of("python3"),
+        [
+            format!("python3 -m venv {}", venv.display()),
+            format!(
+                "python3 -m pip install --quiet --disable-pip-version-check --requirement {}",
+                repository().join("tests/requirements-python.txt").display()
+            ),
+        ]
+    );
+    let again = machine.start("test", &[], &[]).succeeded();
+    assert_eq!(again.calls_of("python3"), [""; 0]);
+    fs::write(venv.join("requirements.txt"), "numpy==1").unwrap();
+    let other = machine.start("test", &[], &[]).succeeded();
+    assert_eq!(other.calls_of("python3").len(), 2);
+}
+
+#[test]
+fn without_the_package_index_the_tests_of_python_are_skipped_aloud() {
+    let machine = Machine::complete_debian();
+    fs::write(machine.path("no-network"), "").unwrap();
+    let outcome = machine.start("test", &[], &[]).succeeded();
+    assert_eq!(outcome.calls_of("cargo test").len(), 1);
+    outcome.says("the tests of docs/python.md will be skipped");
 }

@@ -4,6 +4,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
+use super::{help, version};
 use crate::dataset::DatasetError;
 use crate::dataset::label::LabelRule;
 use crate::error::chain;
@@ -13,31 +14,20 @@ use crate::output::report::POINTS_LIMIT;
 use crate::pca::{self, Solver};
 use crate::run::settings::{LogFormat, WeightsChoice};
 
-const EXAMPLES: &str = "\
-Examples:
-  mpirun -np 3 p8                                     the sample images in training_data
-  mpirun -np 3 p8 --input photos --output result      your own images
-  mpirun -np 3 p8 --input photos -k 7 --pool none     as the Spark notebook did
-  mpirun -np 3 p8 --input s3://bucket/photos --output s3://bucket/result
-                                                      images and results in S3
-  p8 --input photos --dry-run                         what would be done, and how long it takes
-  mpirun -np 3 p8 pca --features p8-out -k 7 --output other
-                                                      other components of the same features
-  mpirun -np 3 p8 transform --model p8-out/model.safetensors --input new --output scored
-                                                      scores of new images
-  p8 report --output p8-out                           the report of a finished run, made again
-
-Every option is also read from the environment (P8_INPUT, P8_COMPONENTS, ...) and from a TOML file
-given with --config. The order is: flag, environment, file, default. P8_ISA (avx512, avx2,
-neon, scalar) pins the instruction set of the network, P8_WEIGHTS_MIRROR the address that weights
-are fetched from.
-
-Exit codes: 0 done, 2 usage, 3 input, 4 input/output, 5 numerical check failed, 6 weights,
-70 internal error, 75 stopped by a signal with its finished blocks kept: run again.";
-
-/// Principal components of image collections: ResNet-50 features and a distributed TSQR over MPI.
+/// Principal components of image collections: ResNet-50 features, PCA over MPI
 #[derive(Debug, Parser)]
-#[command(name = "p8", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "p8",
+    version,
+    long_version = version::long(),
+    help_template = help::TEMPLATE,
+    before_help = help::EXAMPLES,
+    before_long_help = help::LONG_EXAMPLES,
+    after_help = help::MORE,
+    after_long_help = help::environment_and_exit_codes(),
+    args_conflicts_with_subcommands = true,
+    max_term_width = 100
+)]
 pub struct Cli {
     /// What to do; `run` where nothing is said.
     #[command(subcommand)]
@@ -50,64 +40,175 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Features, principal components, scores: the whole pipeline (the default)
-    #[command(after_help = EXAMPLES)]
+    /// The whole pipeline: features, components, scores (the default)
+    #[command(
+        help_template = help::TEMPLATE,
+        before_help = help::EXAMPLES,
+        before_long_help = help::LONG_EXAMPLES,
+        after_help = help::MORE,
+        after_long_help = help::environment_and_exit_codes()
+    )]
     Run(Box<RunArgs>),
-    /// Principal components of stored features: shards of a run, Parquet, .npy
+    /// Principal components of stored features: a run's, Parquet, .npy
+    #[command(
+        help_template = help::TEMPLATE,
+        before_help = help::PCA_EXAMPLES,
+        after_help = help::MORE,
+        after_long_help = help::environment_and_exit_codes()
+    )]
     Pca(Box<PcaArgs>),
     /// Scores of new images, or of stored features, by a fitted model
+    #[command(
+        help_template = help::TEMPLATE,
+        before_help = help::TRANSFORM_EXAMPLES,
+        after_help = help::MORE,
+        after_long_help = help::environment_and_exit_codes()
+    )]
     Transform(Box<TransformArgs>),
     /// The report of a finished run, made again from its files
+    #[command(help_template = help::TEMPLATE, before_help = help::REPORT_EXAMPLES)]
     Report(ReportArgs),
-    /// What each rank sees: host, cores, threads, SIMD, MPI, BLAS, weights
+    /// What each rank sees: cores, SIMD, MPI, BLAS, weights, inputs
+    #[command(help_template = help::TEMPLATE, before_help = help::DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
+    /// Prints the completions of a shell
+    #[command(help_template = help::TEMPLATE, before_help = help::COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page of p8, or of a subcommand
+    #[command(help_template = help::TEMPLATE, before_help = help::MAN_EXAMPLES)]
+    Man {
+        /// A subcommand, for the page of its options [default: p8 itself]
+        subcommand: Option<String>,
+    },
 }
 
 /// The options of `p8 run`. `None` means "not typed".
 #[derive(Debug, Default, Args)]
 pub struct RunArgs {
-    /// Folder or file with images, or s3://bucket/prefix; may be given several times [default: training_data]
+    /// Folder, file or s3://bucket/... [default: training_data]
+    ///
+    /// May be given several times. Images lie at any depth below a folder or prefix: JPEG, PNG, WebP, GIF,
+    /// BMP, TIFF. s3://bucket/prefix addresses need credentials or --anonymous. Without --input and
+    /// --weights this is the sample run, which goes on with random weights where there is no network.
     #[arg(long, value_name = "PATH", help_heading = "Images")]
     pub input: Vec<PathBuf>,
-    /// Take only files that match, e.g. '*.jpg' or 'cats/**/*.png' [default: every image format]
+    /// Only files that match [default: every image format]
+    ///
+    /// A pattern such as '*.jpg' or 'cats/**/*.png', in quotes so that the shell leaves it alone. It is
+    /// compared with the name of a file, or where it has a slash with the path below --input.
     #[arg(long, value_name = "PATTERN", help_heading = "Images")]
     pub glob: Option<String>,
-    /// Label of an image: parent (its folder), none, or regex:EXPR [default: parent]
+    /// parent, none or regex:EXPR [default: parent]
+    ///
+    /// Where the label of an image comes from: the name of its folder, nowhere, or the first group of a
+    /// regular expression on its path, such as 'regex:([a-z]+)_[0-9]+'.
     #[arg(long, value_name = "RULE", value_parser = label_rule, help_heading = "Images")]
     pub label: Option<LabelRule>,
-    /// Orientation noted by the camera [default: apply]
-    #[arg(long, value_enum, help_heading = "Images")]
+    /// Orientation that the camera noted [default: apply]
+    ///
+    /// apply turns the image as its EXIF data says; ignore takes the pixels as they are stored.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "apply|ignore",
+        hide_possible_values = true,
+        help_heading = "Images"
+    )]
     pub exif: Option<Exif>,
-    /// End with exit code 3 when more than this fraction of the images is bad [default: 0.5]
+    /// Share of bad images to bear [default: 0.5]
+    ///
+    /// Where more of the images cannot be decoded, the run names every one of them and ends with exit
+    /// code 3. Below it, a bad image costs only itself; outcomes.parquet has the reasons.
     #[arg(long, value_name = "F", value_parser = fraction, help_heading = "Images")]
     pub max_bad_fraction: Option<f64>,
 
     #[command(flatten)]
     pub results: ResultOptions,
-    /// Take finished blocks of an earlier run with the same settings [default: true]
-    #[arg(long, value_name = "BOOL", value_parser = truth(), help_heading = "Results")]
+    /// Take over finished blocks [default: true]
+    ///
+    /// Features of an earlier run with the same weights, layer and pooling are not computed again; false
+    /// computes all of them.
+    #[arg(long, value_name = "true|false", hide_possible_values = true, value_parser = truth(), help_heading = "Results")]
     pub resume: Option<bool>,
 
-    /// keras, torchvision-v1, torchvision-v2, seeded:N, or a .safetensors, .pth or .h5 file, also in S3 [default: keras]
+    /// Name, file or seeded:N [default: keras]
+    ///
+    /// keras, torchvision-v1 and torchvision-v2 are downloaded once (about 100 MB) to ~/.cache/p8 and
+    /// verified. A file ends in .safetensors, .pth or .h5 and may lie in S3; its tensors bear the names of
+    /// torchvision, timm or Keras. seeded:N is random, for trials only.
     #[arg(long, value_name = "WEIGHTS", help_heading = "Network")]
     pub weights: Option<WeightsChoice>,
-    /// Where ResNet-50 strides [default: as the weights were trained]
-    #[arg(long, value_enum, help_heading = "Network")]
+    /// Where it strides [default: as trained]
+    ///
+    /// v1 strides in the first 1x1 convolution of a stage (Keras), v1.5 in the 3x3 (torchvision). Another
+    /// one than the weights were trained with gives other, worse features.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "v1|v1.5",
+        hide_possible_values = true,
+        help_heading = "Network"
+    )]
     pub topology: Option<Topology>,
-    /// Resizing and normalisation [default: as the weights were trained]
-    #[arg(long, value_enum, help_heading = "Network")]
+    /// Resizing, scaling [default: as trained]
+    ///
+    /// caffe: BGR minus the mean, bicubic to 224x224 (Keras). torchvision: to 256, centre crop of 224,
+    /// normalised.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "caffe|torchvision",
+        hide_possible_values = true,
+        help_heading = "Network"
+    )]
     pub preprocess: Option<Preprocess>,
-    /// Stage whose output becomes the features [default: layer4]
-    #[arg(long, value_enum, help_heading = "Network")]
+    /// Stage to take [default: layer4]
+    ///
+    /// Its output becomes the features: layer1, layer2, layer3 or layer4 (256, 512, 1024 or 2048 of them
+    /// after pooling). Early stages see textures, late ones see objects.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "layer1..layer4",
+        hide_possible_values = true,
+        help_heading = "Network"
+    )]
     pub layer: Option<Layer>,
-    /// Pooling of that output; none flattens it in H,W,C order [default: avg]
-    #[arg(long, value_enum, help_heading = "Network")]
+    /// Pooling of its output [default: avg]
+    ///
+    /// avg or max over the pixels of a feature map; none takes all of them in H,W,C order (100352 features
+    /// after layer4), as the Spark notebook did.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "avg|max|none",
+        hide_possible_values = true,
+        help_heading = "Network"
+    )]
     pub pool: Option<Pool>,
-    /// Arithmetic of the network [default: f32]
-    #[arg(long, value_enum, help_heading = "Network")]
+    /// Its arithmetic [default: f32]
+    ///
+    /// bf16 is up to 1.8 times as fast, on processors with AVX512-BF16; scores differ by about 1 %.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "f32|bf16",
+        hide_possible_values = true,
+        help_heading = "Network"
+    )]
     pub precision: Option<Precision>,
-    /// Where the network runs [default: cpu]
-    #[arg(long, value_enum, help_heading = "Network")]
+    /// Where it runs [default: cpu]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "cpu",
+        hide_possible_values = true,
+        help_heading = "Network"
+    )]
     pub device: Option<Device>,
 
     #[command(flatten)]
@@ -115,7 +216,9 @@ pub struct RunArgs {
     #[command(flatten)]
     pub s3: S3Options,
 
-    /// Show the plan, its memory and time; compute nothing
+    /// Show plan, memory and time; compute nothing
+    ///
+    /// Lists the images, checks that the output can be written, and measures the network on blank images.
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Running")]
     pub dry_run: bool,
     #[command(flatten)]
@@ -125,10 +228,14 @@ pub struct RunArgs {
 /// Where results go.
 #[derive(Debug, Default, Args)]
 pub struct ResultOptions {
-    /// Folder for the results, or s3://bucket/prefix [default: p8-out]
+    /// Folder or s3://bucket/prefix [default: p8-out]
+    ///
+    /// Where the results go, and the finished blocks of a run that was stopped.
     #[arg(long, value_name = "PATH", help_heading = "Results")]
     pub output: Option<PathBuf>,
-    /// Replace a result that was made with other settings
+    /// Replace a result of other settings
+    ///
+    /// Without it p8 refuses to write over a result that was made with other settings, and names them.
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Results")]
     pub overwrite: bool,
 }
@@ -136,13 +243,20 @@ pub struct ResultOptions {
 /// How objects in S3 are reached.
 #[derive(Debug, Default, Args)]
 pub struct S3Options {
-    /// Address of a store other than Amazon's [default: Amazon's]
+    /// Address of another store [default: Amazon's]
+    ///
+    /// Such as http://localhost:9000. AWS_ENDPOINT_URL_S3 and AWS_ENDPOINT_URL are read too.
     #[arg(long, value_name = "URL", value_parser = endpoint, help_heading = "S3")]
     pub endpoint_url: Option<String>,
-    /// Region of the buckets [default: as AWS programs find it]
+    /// Region of the buckets [default: as AWS programs do]
+    ///
+    /// From AWS_REGION, AWS_DEFAULT_REGION, the profile, or the machine in EC2.
     #[arg(long, value_name = "REGION", help_heading = "S3")]
     pub region: Option<String>,
-    /// Put the bucket into the path of a request, as many other stores need it
+    /// Put the bucket into the path of a request
+    ///
+    /// As many stores other than Amazon's need it: http://host/bucket/key in the place of
+    /// http://bucket.host/key.
     #[arg(long, action = ArgAction::SetTrue, help_heading = "S3")]
     pub path_style: bool,
     /// Use no credentials, for public buckets
@@ -154,41 +268,77 @@ pub struct S3Options {
 #[derive(Debug, Default, Args)]
 pub struct PcaOptions {
     /// Number of principal components
+    ///
+    /// No more than the rank of the features has; excludes --variance.
     #[arg(short = 'k', long, value_name = "N", value_parser = at_least_one, conflicts_with = "variance", help_heading = "PCA")]
     pub components: Option<usize>,
-    /// As many components as explain this fraction of the whole variance [default: 0.95]
+    /// As many as explain this share [default: 0.95]
+    ///
+    /// A share of the whole variance of all features, above 0 and up to 1; excludes --components.
     #[arg(long, value_name = "F", value_parser = positive_fraction, help_heading = "PCA")]
     pub variance: Option<f64>,
-    /// Divide every feature by its standard deviation [default: true]
-    #[arg(long, value_name = "BOOL", value_parser = truth(), help_heading = "PCA")]
+    /// Scale to unit variance [default: true]
+    ///
+    /// Divides every feature by its sample standard deviation; constant features count as 0.
+    #[arg(long, value_name = "true|false", hide_possible_values = true, value_parser = truth(), help_heading = "PCA")]
     pub standardize: Option<bool>,
     /// Give every score unit variance
     #[arg(long, action = ArgAction::SetTrue, help_heading = "PCA")]
     pub whiten: bool,
-    /// Factorisation [default: auto]
-    #[arg(long, value_enum, help_heading = "PCA")]
+    /// auto, tsqr, wide, randomized [default: auto]
+    ///
+    /// tsqr for at least as many images as features, wide for fewer, randomized (with -k only) for an
+    /// approximation in little memory whose error is stated. auto decides by shape and memory.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "NAME",
+        hide_possible_values = true,
+        help_heading = "PCA"
+    )]
     pub solver: Option<Solver>,
-    /// Check the components in all directions instead of random ones: one more pass over the features [default: false]
-    #[arg(long, value_name = "BOOL", value_parser = truth(), help_heading = "PCA")]
+    /// Check all directions exactly [default: false]
+    ///
+    /// Every run checks its components in random directions; this one takes all of them and reads the
+    /// features once more.
+    #[arg(long, value_name = "true|false", hide_possible_values = true, value_parser = truth(), help_heading = "PCA")]
     pub verify: Option<bool>,
-    /// Precision of the factorisation [default: f64]
-    #[arg(long, value_enum, help_heading = "PCA")]
+    /// Of the factorisation [default: f64]
+    ///
+    /// f32 takes about 60 % of the time and half the memory.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "f32|f64",
+        hide_possible_values = true,
+        help_heading = "PCA"
+    )]
     pub pca_precision: Option<pca::Precision>,
 }
 
 /// Threads, messages, and a file with options.
 #[derive(Debug, Default, Args)]
 pub struct RunningOptions {
-    /// Threads of each rank [default: the host's cores divided among its ranks]
+    /// Of each rank [default: its share of the host's cores]
+    ///
+    /// Results are the same bytes at any number of threads and ranks.
     #[arg(long, value_name = "N", value_parser = thread_count, help_heading = "Running")]
     pub threads: Option<usize>,
     /// TOML file with options by their long names
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     pub config: Option<PathBuf>,
     /// Form of the messages [default: human]
-    #[arg(long, value_enum, help_heading = "Running")]
+    ///
+    /// human: lines for a person. json: one object a line, for a program.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "human|json",
+        hide_possible_values = true,
+        help_heading = "Running"
+    )]
     pub log: Option<LogFormat>,
-    /// Print errors only
+    /// Print errors only (and that weights are random)
     #[arg(short, long, action = ArgAction::SetTrue, conflicts_with = "verbose", help_heading = "Running")]
     pub quiet: bool,
     /// Print details
@@ -199,11 +349,15 @@ pub struct RunningOptions {
 /// The options of `p8 pca`. None is required here, because it may come from the environment.
 #[derive(Debug, Args)]
 pub struct PcaArgs {
-    /// Output of a run, folder with feature shards, Parquet or .npy files, or one such file; may be
-    /// given several times
+    /// Output of a run, folder or file with features
+    ///
+    /// May be given several times: the output of a run, a folder with feature shards, Parquet or .npy
+    /// files, or one such file. Local files only.
     #[arg(long, value_name = "PATH", help_heading = "Features")]
     pub features: Vec<PathBuf>,
-    /// Column of the vectors in a Parquet file [default: features, or the only list of float or double]
+    /// Of the vectors in Parquet [default: the only list]
+    ///
+    /// The column is found by itself where it is called features, or is the only list of float or double.
     #[arg(long, value_name = "NAME", help_heading = "Features")]
     pub column: Option<String>,
     #[command(flatten)]
@@ -212,7 +366,7 @@ pub struct PcaArgs {
     pub pca: PcaOptions,
     #[command(flatten)]
     pub s3: S3Options,
-    /// Show the plan and its memory; compute nothing
+    /// Show plan and memory; compute nothing
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Running")]
     pub dry_run: bool,
     #[command(flatten)]
@@ -222,23 +376,36 @@ pub struct PcaArgs {
 /// The options of `p8 transform`.
 #[derive(Debug, Args)]
 pub struct TransformArgs {
-    /// The fitted model, model.safetensors of a result, also in S3
+    /// model.safetensors of a result, also in S3
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     pub model: Option<PathBuf>,
-    /// Folder or file with images, or s3://bucket/prefix; may be given several times
+    /// Folder, file or s3://bucket/prefix with images
+    ///
+    /// May be given several times.
     #[arg(long, value_name = "PATH", help_heading = "Images")]
     pub input: Vec<PathBuf>,
-    /// Take only files that match, e.g. '*.jpg' or 'cats/**/*.png' [default: every image format]
+    /// Only files that match [default: every image format]
+    ///
+    /// A pattern such as '*.jpg' or 'cats/**/*.png', in quotes so that the shell leaves it alone. It is
+    /// compared with the name of a file, or where it has a slash with the path below --input.
     #[arg(long, value_name = "PATTERN", help_heading = "Images")]
     pub glob: Option<String>,
-    /// Label of an image: parent (its folder), none, or regex:EXPR [default: parent]
+    /// parent, none or regex:EXPR [default: parent]
+    ///
+    /// Where the label of an image comes from: the name of its folder, nowhere, or the first group of a
+    /// regular expression on its path, such as 'regex:([a-z]+)_[0-9]+'.
     #[arg(long, value_name = "RULE", value_parser = label_rule, help_heading = "Images")]
     pub label: Option<LabelRule>,
-    /// End with exit code 3 when more than this fraction of the images is bad [default: 0.5]
+    /// Share of bad images to bear [default: 0.5]
+    ///
+    /// Where more of the images cannot be decoded, the run names every one of them and ends with exit
+    /// code 3. Below it, a bad image costs only itself; outcomes.parquet has the reasons.
     #[arg(long, value_name = "F", value_parser = fraction, help_heading = "Images")]
     pub max_bad_fraction: Option<f64>,
 
-    /// Stored features instead of images, as p8 pca reads them; may be given several times
+    /// Stored features in the place of images
+    ///
+    /// As p8 pca reads them; may be given several times.
     #[arg(
         long,
         value_name = "PATH",
@@ -246,33 +413,70 @@ pub struct TransformArgs {
         help_heading = "Features"
     )]
     pub features: Vec<PathBuf>,
-    /// Column of the vectors in a Parquet file [default: features, or the only list of float or double]
+    /// Of the vectors in Parquet [default: the only list]
+    ///
+    /// The column is found by itself where it is called features, or is the only list of float or double.
     #[arg(long, value_name = "NAME", help_heading = "Features")]
     pub column: Option<String>,
 
-    /// The weights of the model; has to be named where they are a file [default: as the model says]
+    /// The model's weights [default: the model's]
+    ///
+    /// Have to be named where they are a file; other weights than those of the fit are refused.
     #[arg(long, value_name = "WEIGHTS", help_heading = "Network")]
     pub weights: Option<WeightsChoice>,
     /// Must be the model's [default: the model's]
-    #[arg(long, value_enum, help_heading = "Network")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "v1|v1.5",
+        hide_possible_values = true,
+        help_heading = "Network"
+    )]
     pub topology: Option<Topology>,
     /// Must be the model's [default: the model's]
-    #[arg(long, value_enum, help_heading = "Network")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "caffe|torchvision",
+        hide_possible_values = true,
+        help_heading = "Network"
+    )]
     pub preprocess: Option<Preprocess>,
     /// Must be the model's [default: the model's]
-    #[arg(long, value_enum, help_heading = "Network")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "apply|ignore",
+        hide_possible_values = true,
+        help_heading = "Network"
+    )]
     pub exif: Option<Exif>,
     /// Must be the model's [default: the model's]
-    #[arg(long, value_enum, help_heading = "Network")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "layer1..layer4",
+        hide_possible_values = true,
+        help_heading = "Network"
+    )]
     pub layer: Option<Layer>,
     /// Must be the model's [default: the model's]
-    #[arg(long, value_enum, help_heading = "Network")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "avg|max|none",
+        hide_possible_values = true,
+        help_heading = "Network"
+    )]
     pub pool: Option<Pool>,
 
     #[command(flatten)]
     pub results: ResultOptions,
-    /// Take finished blocks of an earlier run with the same settings [default: true]
-    #[arg(long, value_name = "BOOL", value_parser = truth(), help_heading = "Results")]
+    /// Take over finished blocks [default: true]
+    ///
+    /// Features of an earlier run with the same weights, layer and pooling are not computed again; false
+    /// computes all of them.
+    #[arg(long, value_name = "true|false", hide_possible_values = true, value_parser = truth(), help_heading = "Results")]
     pub resume: Option<bool>,
     #[command(flatten)]
     pub s3: S3Options,
@@ -298,12 +502,14 @@ pub struct ReportArgs {
 /// The options of `p8 doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// A prefix in S3, s3://bucket/prefix, that every rank tries to list [default: none]
+    /// What every rank tries to read [default: none]
+    ///
+    /// A folder, a file or s3://bucket/prefix; may be given several times.
     #[arg(long, value_name = "PATH")]
     pub input: Vec<PathBuf>,
     #[command(flatten)]
     pub s3: S3Options,
-    /// Threads of each rank [default: the host's cores divided among its ranks]
+    /// Of each rank [default: its share of the host's cores]
     #[arg(long, value_name = "N", value_parser = thread_count)]
     pub threads: Option<usize>,
     /// TOML file with options by their long names
@@ -407,8 +613,7 @@ mod tests {
             let takes_value = option.get_action().takes_values();
             let states_default = help.contains("[default: ")
                 || without.contains(&option.get_id().as_str())
-                || help
-                    == "Folder or file with images, or s3://bucket/prefix; may be given several times";
+                || help == "Folder, file or s3://bucket/prefix with images";
             assert!(
                 !takes_value || states_default,
                 "{option} does not say its default"

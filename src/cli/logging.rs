@@ -3,6 +3,7 @@
 //! Rank 0 speaks for all; other ranks print warnings and errors only.
 
 use crate::run::settings::{Level, Log, LogFormat};
+use crate::run::terminal::{self, Messages};
 use std::fmt;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level as Severity, Subscriber};
@@ -20,11 +21,14 @@ pub fn start(log: Log, rank: usize) {
         (Level::Verbose, 0) => LevelFilter::DEBUG,
     };
     let builder = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(|| Messages)
         .with_max_level(level);
     // A second start, as in tests, keeps the first.
     let _ = match log.format {
-        LogFormat::Human => builder.event_format(Plain { rank }).try_init(),
+        LogFormat::Human => {
+            let wraps = terminal::is_there();
+            builder.event_format(Plain { rank, wraps }).try_init()
+        }
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
 }
@@ -32,6 +36,8 @@ pub fn start(log: Log, rank: usize) {
 /// One line: the message, with a word in front where it is not plain information.
 struct Plain {
     rank: usize,
+    /// Whether long messages are broken into lines, as a person wants them.
+    wraps: bool,
 }
 
 impl<S, N> FormatEvent<S, N> for Plain
@@ -50,17 +56,22 @@ where
         if !event.metadata().target().starts_with("p8") && severity > Severity::WARN {
             return Ok(());
         }
-        match severity {
-            Severity::ERROR => write!(writer, "p8: error: ")?,
-            Severity::WARN => write!(writer, "p8: warning: ")?,
-            _ => {}
+        let mut line = match severity {
+            Severity::ERROR => "p8: error: ",
+            Severity::WARN => "p8: warning: ",
+            _ => "",
         }
+        .to_string();
         if self.rank > 0 {
-            write!(writer, "rank {}: ", self.rank)?;
+            line.push_str(&format!("rank {}: ", self.rank));
         }
         let mut message = Message(String::new());
         event.record(&mut message);
-        writeln!(writer, "{}", message.0)
+        line.push_str(&message.0);
+        match self.wraps {
+            true => writeln!(writer, "{}", terminal::wrapped(&line)),
+            false => writeln!(writer, "{line}"),
+        }
     }
 }
 

@@ -1,16 +1,22 @@
 //! The command line: parse, decide, start the ranks, run, exit code.
 
 pub mod args;
+pub mod help;
 pub mod logging;
+pub mod pages;
 pub mod resolve;
 pub mod sources;
+pub mod variables;
+pub mod version;
 
 use crate::comm::{Comm, failure};
 use crate::error::{Failure, Kind};
 use crate::run;
+use crate::run::settings::{Level, Log, LogFormat};
 use args::{Cli, Command};
 use sources::ArgumentError;
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -39,26 +45,36 @@ pub fn main() -> ExitCode {
         }
     };
     failure::end_on_panic(comm.rank(), comm.size(), crate::image::is_decoding);
+    logging::start(task.log(), comm.rank());
+    if comm.rank() == 0 {
+        for sentence in variables::unknown(std::env::vars_os().map(|(name, _)| name)) {
+            tracing::warn!("{sentence}");
+        }
+    }
     let result = failure::end_on_signal(comm.rank(), comm.size()).and_then(|()| match &task {
-        Task::Run(settings) => {
-            logging::start(settings.log, comm.rank());
-            run::run(settings, &comm)
-        }
-        Task::Pca(task) => {
-            logging::start(task.settings.log, comm.rank());
-            run::stored::pca(task, &comm)
-        }
-        Task::Transform(task) => {
-            logging::start(task.settings.log, comm.rank());
-            run::transform::transform(task, &comm)
-        }
-        Task::Report(task) => {
-            logging::start(task.settings.log, comm.rank());
-            run::report::report(task, &comm)
-        }
+        Task::Run(settings) => run::run(settings, &comm),
+        Task::Pca(task) => run::stored::pca(task, &comm),
+        Task::Transform(task) => run::transform::transform(task, &comm),
+        Task::Report(task) => run::report::report(task, &comm),
         Task::Doctor(settings) => run::doctor::doctor(settings, &comm),
     });
     end(&comm, result)
+}
+
+impl Task {
+    /// How it speaks.
+    fn log(&self) -> Log {
+        match self {
+            Task::Run(settings) => settings.log,
+            Task::Pca(task) => task.settings.log,
+            Task::Transform(task) => task.settings.log,
+            Task::Report(task) => task.settings.log,
+            Task::Doctor(_) => Log {
+                format: LogFormat::Human,
+                level: Level::Normal,
+            },
+        }
+    }
 }
 
 /// Ends together: rank 0 prints the failure that all ranks share, before any rank leaves.
@@ -100,6 +116,13 @@ fn task(
                 .map(|task| Task::Report(Box::new(task)))
                 .map_err(ArgumentError::Text);
         }
+        Some(Command::Completions { shell }) => {
+            return Err(ArgumentError::Page(pages::completions(shell)));
+        }
+        Some(Command::Man { subcommand }) => {
+            let page = pages::manual(subcommand.as_deref());
+            return Err(page.map_or_else(ArgumentError::Text, ArgumentError::Page));
+        }
         Some(Command::Doctor(doctor)) => {
             let inputs = doctor.input.iter().map(|path| resolve::location(path));
             return Ok(Task::Doctor(run::doctor::DoctorSettings {
@@ -117,27 +140,34 @@ fn task(
         .map_err(ArgumentError::Text)
 }
 
-/// Prints help, version or what is wrong with the arguments, once for all ranks.
+/// Prints help, version, a page or what is wrong with the arguments, once for all ranks.
 fn answer(error: &ArgumentError, rank: usize) -> ExitCode {
-    let (text, code) = match error {
-        ArgumentError::Clap(error) if !error.use_stderr() => (None, ExitCode::SUCCESS),
-        ArgumentError::Clap(_) => (None, ExitCode::from(Kind::Usage.exit_code())),
-        ArgumentError::Text(text) => (Some(text), ExitCode::from(Kind::Usage.exit_code())),
+    let is_answer = match error {
+        ArgumentError::Clap(error) => !error.use_stderr(),
+        ArgumentError::Page(_) => true,
+        ArgumentError::Text(_) => false,
+    };
+    let code = match is_answer {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(Kind::Usage.exit_code()),
     };
     if rank > 0 {
-        if code == ExitCode::SUCCESS {
+        if is_answer {
             return code;
         }
         // The launcher ends the other ranks when one leaves with an error. So rank 0 speaks for all,
         // and this rank only speaks when it alone has something to say.
         std::thread::sleep(Duration::from_secs(5));
     }
-    match (error, text) {
-        (ArgumentError::Clap(error), _) => {
+    match error {
+        ArgumentError::Clap(error) => {
             // Nothing can be done when the terminal is gone.
             let _ = error.print();
         }
-        (ArgumentError::Text(_), text) => failure::report(0, 1, text.map_or("", String::as_str)),
+        ArgumentError::Page(page) => {
+            let _ = std::io::stdout().write_all(page.as_bytes());
+        }
+        ArgumentError::Text(text) => failure::report(0, 1, text),
     }
     code
 }

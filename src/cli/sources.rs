@@ -4,6 +4,7 @@
 //! rules as typed ones, so that there is one set of rules and an error can name its source.
 
 use super::args::Cli;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,8 @@ pub enum Source {
 pub enum ArgumentError {
     /// What clap says: also the texts of `--help` and `--version`.
     Clap(clap::Error),
+    /// A page that was asked for, like the help: completions, the manual.
+    Page(String),
     /// Everything else, as text.
     Text(String),
 }
@@ -51,7 +54,7 @@ pub fn merge(
 ) -> Result<Merged, ArgumentError> {
     let typed = Cli::command()
         .try_get_matches_from(arguments)
-        .map_err(ArgumentError::Clap)?;
+        .map_err(|error| ArgumentError::Clap(with_hint(error, arguments)))?;
     let (name, matches) = match typed.subcommand() {
         Some((name, matches)) => (Some(name.to_string()), matches),
         None => (None, &typed),
@@ -92,6 +95,37 @@ pub fn merge(
         .map_err(ArgumentError::Clap)?;
     let cli = Cli::from_arg_matches(&matches).map_err(ArgumentError::Clap)?;
     Ok(Merged { cli, sources })
+}
+
+/// A path without an option in front of it is what people try first: the error says which one it needs.
+fn with_hint(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
+    let kinds = [ContextKind::InvalidSubcommand, ContextKind::InvalidArg];
+    let word = kinds
+        .into_iter()
+        .find_map(|kind| match error.get(kind) {
+            Some(ContextValue::String(word)) => Some(word.clone()),
+            _ => None,
+        })
+        .filter(|word| !word.starts_with('-'));
+    let unexpected = matches!(
+        error.kind(),
+        ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument
+    );
+    let has_suggestion = error.get(ContextKind::SuggestedSubcommand).is_some();
+    let subcommand = arguments.get(1).and_then(|first| first.to_str());
+    let option = match subcommand {
+        Some("completions" | "man" | "help") => None,
+        Some("pca") => Some("--features"),
+        _ => Some("--input"),
+    };
+    if let (true, false, Some(word), Some(option)) = (unexpected, has_suggestion, word, option) {
+        let tip = format!("to name a folder or file, use '{option} {word}'");
+        error.insert(
+            ContextKind::Suggested,
+            ContextValue::StyledStrs(vec![tip.into()]),
+        );
+    }
+    error
 }
 
 /// An option with the values of its highest source.
@@ -149,15 +183,17 @@ fn loses_to_another(one: &Found, all: &[Found]) -> Result<bool, ArgumentError> {
     Ok(false)
 }
 
-/// One option as this module needs it.
-struct OptionForm {
+/// One option as the sources need it.
+pub struct OptionForm {
     id: String,
-    long: String,
+    /// Its name behind the two dashes.
+    pub long: String,
     takes_value: bool,
     conflicts: Vec<String>,
 }
 
-fn options(command: &Command) -> Vec<OptionForm> {
+/// The options of a command that have a long name, without those of the parser.
+pub fn options(command: &Command) -> Vec<OptionForm> {
     command
         .get_arguments()
         .filter_map(|argument| {
@@ -186,7 +222,7 @@ fn is_typed(matches: &ArgMatches, option: &OptionForm) -> bool {
 }
 
 /// The name of an option in the environment.
-fn variable(long: &str) -> String {
+pub fn variable(long: &str) -> String {
     format!("P8_{}", long.replace('-', "_").to_uppercase())
 }
 
@@ -276,7 +312,11 @@ fn config_file(
     matches: &ArgMatches,
     environment: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Option<ConfigFile>, ArgumentError> {
-    let typed = matches.get_one::<PathBuf>("config").cloned();
+    // Subcommands that print a page take no options.
+    let Ok(typed) = matches.try_get_one::<PathBuf>("config") else {
+        return Ok(None);
+    };
+    let typed = typed.cloned();
     let Some(path) = typed.or_else(|| environment("P8_CONFIG").map(PathBuf::from)) else {
         return Ok(None);
     };
@@ -337,7 +377,7 @@ mod tests {
         };
         merge(&arguments, &lookup).map_err(|error| match error {
             ArgumentError::Clap(error) => error.to_string(),
-            ArgumentError::Text(text) => text,
+            ArgumentError::Page(text) | ArgumentError::Text(text) => text,
         })
     }
 
@@ -462,6 +502,65 @@ mod tests {
             error.contains("P8_COMPONENTS") && error.contains("P8_VARIANCE"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_path_without_an_option_is_answered_with_the_option() {
+        for (arguments, tip) in [
+            (&["photos"][..], "--input photos"),
+            (&["run", "photos"], "--input photos"),
+            (&["--input", "a", "b"], "--input b"),
+            (&["pca", "result"], "--features result"),
+            (&["transform", "new"], "--input new"),
+        ] {
+            let error = merged(arguments, &[]).unwrap_err();
+            assert!(error.contains(tip), "{arguments:?}: {error}");
+        }
+        // A subcommand with a typing error is one.
+        let error = merged(&["docter"], &[]).unwrap_err();
+        assert!(
+            error.contains("'doctor'") && !error.contains("--input"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_example_of_a_file_has_every_option_with_a_value_that_is_taken() {
+        let example = include_str!("../../examples/p8.toml");
+        let (_folder, flag) = config(example);
+        let all = merged(&[&flag], &[]).unwrap();
+        assert_eq!(all.cli.run.input, [PathBuf::from("photos")]);
+        assert_eq!(all.cli.run.pca.variance, Some(0.9));
+        let examples: BTreeMap<&str, &str> = example
+            .lines()
+            .map(|line| line.trim_start_matches("# "))
+            .filter_map(|line| line.split_once(" = "))
+            .collect();
+        let mut command = Cli::command();
+        command.build();
+        let known: Vec<String> = std::iter::once(&command)
+            .chain(command.get_subcommands())
+            .flat_map(options)
+            .map(|option| option.long)
+            .collect();
+        for long in &known {
+            assert!(
+                examples.contains_key(long.as_str()),
+                "--{long} is not in it"
+            );
+        }
+        for (key, value) in examples.iter().filter(|(key, _)| !key.contains(' ')) {
+            assert!(known.iter().any(|long| long == key), "{key} is no option");
+            let (_folder, flag) = config(&format!("{key} = {value}\n"));
+            let subcommand = match *key {
+                "features" | "column" => Some("pca"),
+                "model" => Some("transform"),
+                _ => None,
+            };
+            let arguments: Vec<&str> = subcommand.into_iter().chain([flag.as_str()]).collect();
+            let all = merged(&arguments, &[]).unwrap_or_else(|error| panic!("{key}: {error}"));
+            assert_eq!(all.sources[*key], Source::File, "{key}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
     /// An input is not there.
-    #[error("cannot find the input \"{}\"", input.display())]
+    #[error("cannot find the input \"{}\" (--input names a folder or file with images)", input.display())]
     NotThere {
         /// As the user typed it.
         input: PathBuf,
@@ -39,7 +39,7 @@ pub enum DatasetError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The inputs hold no image.
-    #[error("no image found in {inputs}: looked for {wanted}")]
+    #[error("no image found in {inputs}: looked for {wanted} at any depth (--glob changes that)")]
     Empty {
         /// The inputs, quoted.
         inputs: String,

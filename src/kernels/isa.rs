@@ -63,6 +63,16 @@ impl Isa {
         }
     }
 
+    /// Those that this program has kernels for, from the slowest to the fastest.
+    pub fn compiled() -> Vec<Isa> {
+        let is_compiled = |isa: &Isa| match isa {
+            Isa::Scalar => true,
+            Isa::Neon => cfg!(target_arch = "aarch64"),
+            Isa::Avx2 | Isa::Avx512 => cfg!(target_arch = "x86_64"),
+        };
+        Isa::ALL.into_iter().filter(is_compiled).collect()
+    }
+
     /// Those that this machine has, from the slowest to the fastest.
     pub fn available() -> Vec<Isa> {
         Isa::ALL
@@ -138,6 +148,8 @@ mod tests {
         assert_eq!(available.first(), Some(&Isa::Scalar));
         assert_eq!(available.last(), Some(&Isa::detect()));
         assert!(available.is_sorted());
+        let compiled = Isa::compiled();
+        assert!(available.iter().all(|isa| compiled.contains(isa)));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a run tells at its steps.
 
+use super::listing::Listing;
 use super::network::Network;
 use super::publish::{Finished, results};
 use crate::comm::Comm;
@@ -31,6 +32,18 @@ pub fn start(comm: &Comm, place: &Place, threads: usize) {
     if let Some(warning) = place.binding_warning() {
         warn!("{warning}");
     }
+}
+
+/// What was found to work on.
+pub fn images(listing: &Listing) {
+    info!(
+        images = listing.slices.images(),
+        bytes = listing.bytes,
+        "images    {}, {}, in {}",
+        count(listing.slices.images(), "image"),
+        size(listing.bytes as f64),
+        count(listing.slices.blocks(), "block")
+    );
 }
 
 /// What computes the features, from which weights.
@@ -117,23 +130,44 @@ pub fn model(model: &Model) {
 pub fn results_of(run: &Finished) {
     let folder = run.folder.root();
     let names = results(run.task, run.counts.lists_images);
-    let mut title = "results";
-    if names.contains(&"report.html") {
-        info!("{title:<9} {folder}/report.html: look at this first");
-        title = "";
-    }
-    info!(
-        "{title:<9} {folder}/scores.csv, scores.parquet: {} with their scores",
-        count(run.counts.images.ok as usize, "image")
+    let images = run.counts.images;
+    let elapsed = run.context.started.elapsed().unwrap_or_default();
+    let mut done = format!(
+        "{} in {:.1} s",
+        count(images.ok as usize, "image"),
+        elapsed.as_secs_f64()
     );
+    for (number, what) in [(images.failed, "bad"), (images.skipped, "skipped")] {
+        if number > 0 {
+            done.push_str(&format!(", {number} {what}"));
+        }
+    }
+    info!(images = images.ok, bad = images.failed, "done      {done}");
+    let mut title = "results";
+    let mut tell = |what: String| {
+        info!("{title:<9} {what}");
+        title = "";
+    };
+    if names.contains(&"report.html") {
+        tell(format!("{folder}/report.html: look at this first"));
+    }
+    tell(format!(
+        "{folder}/scores.csv, scores.parquet: a row with scores for each image"
+    ));
     let mut others: Vec<&str> = names
         .into_iter()
         .filter(|name| !name.starts_with("scores") && *name != "report.html")
         .collect();
+    if images.failed + images.skipped > 0 {
+        tell(format!(
+            "{folder}/outcomes.parquet: what is wrong with the others"
+        ));
+        others.retain(|name| *name != "outcomes.parquet");
+    }
     if run.counts.lists_images {
         others.push("features/");
     }
-    info!("          {folder}/{}", others.join(", "));
+    tell(format!("{folder}/{}", others.join(", ")));
 }
 
 /// Seconds by phase over the ranks, those that took any.

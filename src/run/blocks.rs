@@ -3,6 +3,7 @@
 use super::announce;
 use super::context::Context;
 use super::memory;
+use super::terminal::Line;
 use crate::comm::Comm;
 use crate::dataset::outcome::Outcome;
 use crate::error::{Failure, Kind};
@@ -89,8 +90,13 @@ pub fn fit(context: &Context, blocks: &Blocks) -> Fitted {
     let counted = pca::Counted::new(comm);
     // A rank without rows learns from the others how wide their numbers are.
     let mut number_bytes = 0;
+    let mine = blocks.of_rank(comm.rank()).len().max(1);
+    let mut reads = 0;
+    let mut line = Line::start(comm, context.settings.log, "pca       factorising");
     let model = context.phases.time(Phase::Fit, || {
         let mut read = |block| {
+            reads += 1;
+            line.tell(|| factorising(reads, mine));
             let features = (blocks.read)(block)?.features;
             number_bytes = features.number_bytes();
             Ok(features)
@@ -98,6 +104,7 @@ pub fn fit(context: &Context, blocks: &Blocks) -> Fitted {
         let model = pca::fit(&counted, &rows, &mut read, settings);
         comm.or_end(model.map_err(|error| blocks.failure(error)))
     });
+    drop(line);
     announce::model(&model);
     let told = comm.all_gather_f64(&[counted.sent() as f64, number_bytes as f64]);
     let number_bytes = told.iter().map(|told| told[1] as usize).max().unwrap_or(0);
@@ -115,5 +122,33 @@ pub fn fit(context: &Context, blocks: &Blocks) -> Fitted {
     Fitted {
         traffic: traffic.collect(),
         model,
+    }
+}
+
+/// How far this rank is with its blocks; a solver may go through them several times.
+fn factorising(reads: usize, blocks: usize) -> String {
+    let (pass, block) = (1 + (reads - 1) / blocks, 1 + (reads - 1) % blocks);
+    let passes = if pass > 1 {
+        format!(", pass {pass}")
+    } else {
+        String::new()
+    };
+    format!("pca       factorising, block {block} of {blocks} on this rank{passes}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_over_the_blocks_are_counted() {
+        assert_eq!(
+            factorising(3, 4),
+            "pca       factorising, block 3 of 4 on this rank"
+        );
+        assert_eq!(
+            factorising(5, 4),
+            "pca       factorising, block 1 of 4 on this rank, pass 2"
+        );
     }
 }

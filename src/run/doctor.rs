@@ -8,6 +8,7 @@ use crate::linalg;
 use crate::model::weights::{Cache, Named};
 use crate::store::{Location, Store};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// The settings of `p8 doctor`.
@@ -37,8 +38,8 @@ struct Findings {
     blas: String,
     cache: String,
     weights: Vec<(String, bool)>,
-    /// What came of listing each input.
-    inputs: Vec<String>,
+    /// What came of listing each input, and whether it could be.
+    inputs: Vec<(String, bool)>,
     warning: Option<String>,
 }
 
@@ -58,10 +59,12 @@ pub fn doctor(settings: &DoctorSettings, comm: &Comm) -> Result<(), Failure> {
         env!("CARGO_PKG_VERSION"),
         super::announce::count(all.len(), "rank")
     );
-    for (rank, bytes) in all.iter().enumerate() {
-        let found: Findings = comm.or_end(serde_json::from_slice(bytes).map_err(broken));
-        print!("{}", page(rank, &found));
+    let found = all.iter().map(|bytes| serde_json::from_slice(bytes));
+    let found: Vec<Findings> = comm.or_end(found.collect::<Result<_, _>>().map_err(broken));
+    for (rank, found) in found.iter().enumerate() {
+        print!("{}", page(rank, found));
     }
+    println!("\n{}", verdict(&found));
     Ok(())
 }
 
@@ -100,7 +103,7 @@ fn findings(settings: &DoctorSettings, comm: &Comm, place: Place) -> Findings {
 }
 
 /// Whether an input can be listed from here.
-fn access(store: &Store, input: &Location) -> String {
+fn access(store: &Store, input: &Location) -> (String, bool) {
     let counted = match input {
         Location::Local(path) => std::fs::metadata(path)
             .map(|_| "is there".to_string())
@@ -115,8 +118,8 @@ fn access(store: &Store, input: &Location) -> String {
             .map_err(|error| crate::error::chain(&error)),
     };
     match counted {
-        Ok(found) => format!("{input}: {found}"),
-        Err(cause) => format!("{input}: {cause}"),
+        Ok(found) => (format!("{input}: {found}"), true),
+        Err(cause) => (format!("{input}: {cause}"), false),
     }
 }
 
@@ -151,7 +154,7 @@ fn page(rank: usize, found: &Findings) -> String {
     ] {
         page.push_str(&format!("  {what:<10}{value}\n"));
     }
-    for input in &found.inputs {
+    for (input, _) in &found.inputs {
         page.push_str(&format!("  input     {input}\n"));
     }
     if let Some(warning) = &found.warning {
@@ -160,9 +163,108 @@ fn page(rank: usize, found: &Findings) -> String {
     page
 }
 
+/// What a person should do about it all, if anything.
+fn verdict(found: &[Findings]) -> String {
+    let mut advice = Vec::new();
+    if found.iter().any(|rank| rank.warning.is_some()) {
+        advice.push(
+            "ranks are bound to fewer cores than they could use: see the warnings above".into(),
+        );
+    }
+    let unreadable: Vec<String> = found
+        .iter()
+        .enumerate()
+        .filter(|(_, rank)| rank.inputs.iter().any(|(_, is_readable)| !is_readable))
+        .map(|(rank, _)| rank.to_string())
+        .collect();
+    if !unreadable.is_empty() {
+        let ranks = unreadable.join(", ");
+        advice.push(format!(
+            "an input cannot be read on rank {ranks}: see the causes above"
+        ));
+    }
+    let sets: BTreeSet<&str> = found.iter().map(|r| r.instruction_set.as_str()).collect();
+    if sets.len() > 1 {
+        let sets: Vec<&str> = sets.into_iter().collect();
+        advice.push(format!(
+            "the ranks have unlike processors ({}): the network runs on what all of them have",
+            sets.join(", ")
+        ));
+    }
+    // Rank 0 gets the weights for all.
+    let default = Named::Keras.name();
+    let is_cached = found.first().is_some_and(|rank| {
+        let mut weights = rank.weights.iter();
+        weights.any(|(name, cached)| name == default && *cached)
+    });
+    if !is_cached {
+        advice.push(format!(
+            "the default weights, {default}, are not in the cache: the first run downloads them (94 MB), or give a file with --weights"
+        ));
+    }
+    if advice.is_empty() {
+        return "everything that p8 needs is there".into();
+    }
+    advice
+        .iter()
+        .map(|sentence| format!("note: {sentence}"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
 fn broken(error: serde_json::Error) -> Failure {
     Failure::new(
         Kind::Internal,
         format!("cannot pass on what a rank found: {error}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn healthy() -> Findings {
+        Findings {
+            host: "node1".into(),
+            host_cores: 8,
+            bound_cores: 8,
+            threads: 8,
+            instruction_set: "avx2".into(),
+            caches: String::new(),
+            cpu: String::new(),
+            mpi: String::new(),
+            blas: String::new(),
+            cache: String::new(),
+            weights: vec![("keras".into(), true), ("torchvision-v1".into(), false)],
+            inputs: vec![("photos: is there".into(), true)],
+            warning: None,
+        }
+    }
+
+    #[test]
+    fn where_nothing_is_amiss_the_verdict_says_so() {
+        assert_eq!(
+            verdict(&[healthy(), healthy()]),
+            "everything that p8 needs is there"
+        );
+    }
+
+    #[test]
+    fn the_verdict_names_what_is_amiss_and_where() {
+        let mut other = healthy();
+        other.inputs = vec![("photos: no such file".into(), false)];
+        other.instruction_set = "avx512".into();
+        let mut first = healthy();
+        first.weights[0].1 = false;
+        let said = verdict(&[first, other]);
+        assert_eq!(said.lines().count(), 3, "{said}");
+        for words in [
+            "on rank 1",
+            "avx2, avx512",
+            "keras, are not in the cache",
+            "--weights",
+        ] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+    }
 }

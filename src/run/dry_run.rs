@@ -74,6 +74,7 @@ pub fn dry_run(
         count(threads, "thread")
     );
     println!("would write   {} (it can be written)", settings.output);
+    println!("to do it      the same command without --dry-run");
     Ok(())
 }
 

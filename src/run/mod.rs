@@ -29,6 +29,7 @@ mod resume;
 pub mod settings;
 pub mod stored;
 mod tally;
+pub mod terminal;
 pub mod transform;
 
 use crate::comm::Comm;
@@ -45,6 +46,7 @@ use network::Network;
 use output_folder::Folder;
 use publish::{Counts, Finished, Origin};
 use settings::Settings;
+use terminal::Line;
 
 /// Runs the pipeline on this rank together with all others.
 ///
@@ -53,16 +55,23 @@ use settings::Settings;
 pub fn run(settings: &Settings, comm: &Comm) -> Result<(), Failure> {
     let context = Context::start(settings, comm);
     let isa = network::instruction_set(settings, comm)?;
-    let listing = context
-        .phases
-        .time(Phase::List, || listing::list(settings, comm))?;
+    let listing = {
+        let _line = Line::start(comm, settings.log, "images    listing");
+        context
+            .phases
+            .time(Phase::List, || listing::list(settings, comm))?
+    };
+    announce::images(&listing);
     let folder = output_folder::prepare(settings, comm, true)?;
     if settings.dry_run {
         return dry_run::dry_run(settings, comm, &listing, context.threads, isa);
     }
-    let network = context
-        .phases
-        .time(Phase::Weights, || network::load(settings, comm))?;
+    let network = {
+        let _line = Line::start(comm, settings.log, "weights   loading");
+        context
+            .phases
+            .time(Phase::Weights, || network::load(settings, comm))?
+    };
     let images = featurize(&context, &folder, &listing, network, isa)?;
     let fitted = blocks::fit(&context, &images.blocks);
     publish::publish(&Finished {

@@ -1,6 +1,9 @@
 //! The network of a run: rank 0 gets the weights, all ranks receive them.
 
-use super::settings::{Level, SAMPLE_SEED, Settings, WeightsChoice};
+use super::announce::size;
+use super::progress::clock;
+use super::settings::{Level, Log, SAMPLE_SEED, Settings, WeightsChoice};
+use super::terminal::Line;
 use crate::comm::Comm;
 use crate::dataset::outcome::hex;
 use crate::error::{Classify, Failure, Kind};
@@ -19,8 +22,8 @@ use crate::output::shard::Provenance;
 use crate::store::Location;
 use crate::store::s3::Address;
 use serde::{Deserialize, Serialize};
-use std::io::IsTerminal;
-use tracing::warn;
+use std::time::Instant;
+use tracing::{info, warn};
 
 /// Said wherever a result shows itself when the weights were not trained.
 const NOT_PRETRAINED: &str = "RANDOM WEIGHTS, NOT PRETRAINED: the features are those of an untrained network, so colours and textures separate, objects do not; do not draw conclusions from this result";
@@ -104,7 +107,7 @@ fn can_compute_in_bf16(settings: &Settings, comm: &Comm, isa: Isa) -> Result<Isa
 /// On all ranks, with the names of the ways to supply weights where there are none.
 pub fn load(settings: &Settings, comm: &Comm) -> Result<(Network, Tensors), Failure> {
     let loaded = comm.agree(if comm.rank() == 0 {
-        load_here(settings).map(Some)
+        load_here(settings, comm).map(Some)
     } else {
         Ok(None)
     })?;
@@ -186,12 +189,12 @@ fn append(bytes: &mut Vec<u8>, numbers: &[f32]) {
     }
 }
 
-fn load_here(settings: &Settings) -> Result<(Network, Tensors), Failure> {
+fn load_here(settings: &Settings, comm: &Comm) -> Result<(Network, Tensors), Failure> {
     match &settings.weights {
         WeightsChoice::Seeded(seed) => Ok(untrained(settings, *seed, None)),
         WeightsChoice::Path(path) => Ok(trained(settings, weights::read(path)?)),
         WeightsChoice::S3(address) => Ok(trained(settings, of_object(settings, address)?)),
-        WeightsChoice::Named(named) => named_weights(settings, *named),
+        WeightsChoice::Named(named) => named_weights(settings, comm, *named),
     }
 }
 
@@ -215,7 +218,11 @@ pub fn of_object(settings: &Settings, address: &Address) -> Result<StateDict, Fa
 }
 
 /// Weights from the cache or the network; random ones where the sample run can have neither.
-fn named_weights(settings: &Settings, named: Named) -> Result<(Network, Tensors), Failure> {
+fn named_weights(
+    settings: &Settings,
+    comm: &Comm,
+    named: Named,
+) -> Result<(Network, Tensors), Failure> {
     let Some(folder) = &settings.cache_folder else {
         let cause = "there is no cache folder: neither XDG_CACHE_HOME nor HOME is set";
         if settings.is_sample_run {
@@ -231,10 +238,13 @@ fn named_weights(settings: &Settings, named: Named) -> Result<(Network, Tensors)
         ));
     };
     let mirror = settings.weights_mirror.as_deref();
-    let on_terminal = std::io::stderr().is_terminal();
+    let mut download = Download::new(named.name());
     let fetched = Cache::new(folder)
-        .fetch(named, mirror, on_terminal)
+        .fetch(named, mirror, &mut |arrived, of| {
+            download.tell(comm, settings.log, arrived, of);
+        })
         .and_then(|path| named.read(&path));
+    drop(download);
     match fetched {
         Ok(state) => Ok(trained(settings, state)),
         Err(error) => {
@@ -247,6 +257,41 @@ fn named_weights(settings: &Settings, named: Named) -> Result<(Network, Tensors)
                 format!("{cause}; {}", three_ways()),
             ))
         }
+    }
+}
+
+/// Tells how a download goes on, from its first bytes on: there may be none.
+struct Download {
+    name: &'static str,
+    running: Option<(Line, Instant, u64)>,
+}
+
+impl Download {
+    fn new(name: &'static str) -> Self {
+        Download {
+            name,
+            running: None,
+        }
+    }
+
+    fn tell(&mut self, comm: &Comm, log: Log, arrived: u64, of: Option<u64>) {
+        let (line, began, before) = self.running.get_or_insert_with(|| {
+            let whole = of.map_or(String::new(), |bytes| format!(", {}", size(bytes as f64)));
+            info!("weights   downloading {}{whole}", self.name);
+            (Line::start(comm, log, "weights"), Instant::now(), arrived)
+        });
+        // A part of an earlier attempt was there already.
+        let rate = arrived.saturating_sub(*before) as f64 / began.elapsed().as_secs_f64().max(1e-9);
+        line.tell(|| match of {
+            Some(of) if rate > 0.0 => format!(
+                "weights   {} of {}, {}/s, {} left",
+                size(arrived as f64),
+                size(of as f64),
+                size(rate),
+                clock((of.saturating_sub(arrived) as f64 / rate) as u64)
+            ),
+            _ => format!("weights   {}, {}/s", size(arrived as f64), size(rate)),
+        });
     }
 }
 

@@ -1,16 +1,15 @@
-//! How far all ranks are, told on rank 0: a line that rewrites itself on a terminal, else a line
-//! every 30 seconds.
+//! How far all ranks are with the images, told on rank 0.
 
-use super::settings::{Level, Log, LogFormat};
+use super::settings::Log;
+use super::terminal::Line;
 use crate::comm::Comm;
-use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 use tracing::info;
 
-/// Between two lines of a log.
-const LOG_INTERVAL: Duration = Duration::from_secs(30);
-/// Between two pictures of the line on a terminal, and between two notes of a rank.
-const TERMINAL_INTERVAL: Duration = Duration::from_millis(200);
+/// Between two notes of a rank.
+const NOTE_INTERVAL: Duration = Duration::from_millis(200);
+/// A bar that is shorter says nothing.
+const SHORTEST_BAR: usize = 8;
 
 /// What one rank has done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,8 +31,7 @@ pub struct Progress<'a> {
     noted: Option<Instant>,
     /// On rank 0: the last word of every rank, and whether it has finished.
     ranks: Vec<(Done, bool)>,
-    on_terminal: bool,
-    shown: Option<Instant>,
+    line: Line,
 }
 
 impl<'a> Progress<'a> {
@@ -46,11 +44,7 @@ impl<'a> Progress<'a> {
             mine: Done::default(),
             noted: None,
             ranks: vec![(Done::default(), false); comm.size()],
-            on_terminal: log.level != Level::Quiet
-                && log.format == LogFormat::Human
-                && comm.rank() == 0
-                && std::io::stderr().is_terminal(),
-            shown: None,
+            line: Line::start(comm, log, "features"),
         }
     }
 
@@ -73,12 +67,13 @@ impl<'a> Progress<'a> {
             self.show();
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.clear();
+        let (sum, elapsed) = (self.sum(), self.started.elapsed());
         info!(
-            images = self.total,
-            "features  {} in {:.1} s",
-            line(self.total, self.sum(), self.started.elapsed()),
-            self.started.elapsed().as_secs_f64()
+            images = sum.images,
+            bad = sum.bad,
+            "features  {}, {:.1} s",
+            text(self.total, sum, elapsed),
+            elapsed.as_secs_f64()
         );
     }
 
@@ -87,7 +82,7 @@ impl<'a> Progress<'a> {
             self.ranks[0] = (self.mine, finished);
             self.listen();
             self.show();
-        } else if finished || self.noted.is_none_or(|at| at.elapsed() > TERMINAL_INTERVAL) {
+        } else if finished || self.noted.is_none_or(|at| at.elapsed() > NOTE_INTERVAL) {
             self.noted = Some(Instant::now());
             self.comm.note([
                 self.mine.images,
@@ -120,52 +115,54 @@ impl<'a> Progress<'a> {
     }
 
     fn show(&mut self) {
-        let interval = if self.on_terminal {
-            TERMINAL_INTERVAL
-        } else {
-            LOG_INTERVAL
-        };
-        if self.shown.unwrap_or(self.started).elapsed() < interval {
-            return;
-        }
-        self.shown = Some(Instant::now());
-        let text = line(self.total, self.sum(), self.started.elapsed());
-        if self.on_terminal {
-            // Nothing can be done when the terminal is gone.
-            let _ = write!(std::io::stderr(), "\r\x1b[Kfeatures  {text}");
-        } else {
-            info!("features  {text}");
-        }
+        let (total, sum, elapsed) = (self.total, self.sum(), self.started.elapsed());
+        let columns = self.line.columns();
+        self.line.tell(|| {
+            let text = text(total, sum, elapsed);
+            match columns {
+                Some(columns) => with_bar("features  ", sum.images, total, &text, columns),
+                None => format!("features  {text}"),
+            }
+        });
     }
+}
 
-    fn clear(&self) {
-        if self.on_terminal && self.shown.is_some() {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
-        }
+/// The text with a bar before it, where both fit into the columns.
+fn with_bar(name: &str, done: u64, total: u64, text: &str, columns: usize) -> String {
+    let taken = name.len() + text.chars().count() + "[] ".len();
+    let room = columns.saturating_sub(taken).min(30);
+    if room < SHORTEST_BAR {
+        return format!("{name}{text}");
     }
+    let full = (room as u64 * done / total.max(1)).min(room as u64) as usize;
+    format!(
+        "{name}[{}{}] {text}",
+        "#".repeat(full),
+        "-".repeat(room - full)
+    )
 }
 
 /// `40/100 images, 8.0 images/s, 0:08 left, 1 bad`; the rate counts only what was computed now.
-fn line(total: u64, done: Done, elapsed: Duration) -> String {
+fn text(total: u64, done: Done, elapsed: Duration) -> String {
     let computed = done.images - done.resumed;
     let rate = computed as f64 / elapsed.as_secs_f64().max(1e-9);
-    let mut text = format!("{}/{total} images", done.images);
-    if done.resumed > 0 {
-        text.push_str(&format!(" ({} from an earlier run)", done.resumed));
-    }
+    let mut line = format!("{}/{total} images", done.images);
     if computed > 0 {
-        text.push_str(&format!(", {rate:.1} images/s"));
+        line.push_str(&format!(", {rate:.1} images/s"));
         if done.images < total {
             let left = ((total - done.images) as f64 / rate) as u64;
-            text.push_str(&format!(", {} left", clock(left)));
+            line.push_str(&format!(", {} left", clock(left)));
         }
     }
-    text.push_str(&format!(", {} bad", done.bad));
-    text
+    line.push_str(&format!(", {} bad", done.bad));
+    if done.resumed > 0 {
+        line.push_str(&format!(", {} kept", done.resumed));
+    }
+    line
 }
 
 /// `0:08`, `1:02:03`.
-fn clock(seconds: u64) -> String {
+pub fn clock(seconds: u64) -> String {
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 {
         format!("{hours}:{minutes:02}:{seconds:02}")
@@ -186,12 +183,35 @@ mod tests {
             bad: 1,
         };
         assert_eq!(
-            line(100, done, Duration::from_secs(10)),
-            "60/100 images (20 from an earlier run), 4.0 images/s, 0:10 left, 1 bad"
+            text(100, done, Duration::from_secs(10)),
+            "60/100 images, 4.0 images/s, 0:10 left, 1 bad, 20 kept"
         );
         assert_eq!(
-            line(5, Done::default(), Duration::ZERO),
+            text(5, Done::default(), Duration::ZERO),
             "0/5 images, 0 bad"
+        );
+    }
+
+    #[test]
+    fn the_line_of_a_terminal_fits_80_columns_at_any_size() {
+        let done = Done {
+            images: 400_000,
+            resumed: 0,
+            bad: 12,
+        };
+        for (total, seconds) in [(1_000_000, 36_000), (1_000, 1), (9, 0)] {
+            let done = Done {
+                images: done.images.min(total),
+                ..done
+            };
+            let text = text(total, done, Duration::from_secs(seconds));
+            let line = with_bar("features  ", done.images, total, &text, 79);
+            assert!(line.chars().count() <= 79, "{line:?}");
+        }
+        let line = with_bar("features  ", 3, 4, "3/4 images", 50);
+        assert_eq!(
+            line,
+            format!("features  [{}{}] 3/4 images", "#".repeat(20), "-".repeat(7))
         );
     }
 

@@ -2,6 +2,7 @@
 
 use super::blocks::{Block, Blocks};
 use super::context::Context;
+use super::terminal::Line;
 use crate::comm::Comm;
 use crate::dataset::outcome::Outcome;
 use crate::error::{Failure, Kind};
@@ -53,8 +54,11 @@ pub fn project(
     let mut parts = Vec::new();
     let projector = pca::Projector::new(model);
     let mut numbers = blocks.of_rank(context.comm.rank());
+    let all = numbers.len();
+    let mut line = Line::start(context.comm, context.settings.log, "scores");
     let mut read: Vec<Block> = Vec::new();
     loop {
+        line.tell(|| format!("scores    block {} of {all} on this rank", parts.len()));
         // The pool projects what was read last, while this thread reads on.
         let mut projected = Vec::new();
         let next = rayon::in_place_scope(|scope| {

@@ -60,11 +60,11 @@ pub fn tally(job: &Job, featurized: &Featurized) -> Result<Tally, Failure> {
     let fraction = failed as f64 / (failed + ok).max(1) as f64;
     let verdict = if ok == 0 {
         Some(format!(
-            "no image is left: {failed} failed, {skipped} skipped"
+            "no image is left: {failed} failed, {skipped} skipped; the failed ones are named above"
         ))
     } else if fraction > job.settings.max_bad_fraction {
         Some(format!(
-            "{failed} of {} images are bad, more than the fraction {} of --max-bad-fraction",
+            "{failed} of {} images are bad, more than the fraction {} of --max-bad-fraction; they are named above",
             failed + ok,
             job.settings.max_bad_fraction
         ))

@@ -1,6 +1,7 @@
 //! Builders for the tests: folders with images, and p8 started by a real mpirun.
 
 pub mod browser;
+pub mod documents;
 pub mod namespaces;
 pub mod object_store;
 

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::digest::Digest;
-use super::download::{self, Part};
+use super::download::{self, Arrived, Part};
 use super::{Named, Patience, WeightsError};
 
 /// A folder that holds published weights under their published names.
@@ -82,7 +82,7 @@ impl Cache {
     ///
     /// The file appears under its name only when it is complete and its content is checked. A transfer
     /// that was cut leaves `<name>.part`, which the next call goes on with. Of several processes one
-    /// downloads and the others wait for it. With `progress` a bar is drawn on a terminal.
+    /// downloads and the others wait for it. `arrived` hears of every piece.
     ///
     /// # Errors
     ///
@@ -92,9 +92,9 @@ impl Cache {
         &self,
         named: Named,
         mirror: Option<&str>,
-        progress: bool,
+        arrived: Arrived,
     ) -> Result<PathBuf, WeightsError> {
-        self.fetch_published(&Published::of(named, mirror), progress)
+        self.fetch_published(&Published::of(named, mirror), arrived)
     }
 
     fn find_published(&self, published: &Published) -> Result<Option<PathBuf>, WeightsError> {
@@ -118,7 +118,7 @@ impl Cache {
     pub(super) fn fetch_published(
         &self,
         published: &Published,
-        progress: bool,
+        arrived: Arrived,
     ) -> Result<PathBuf, WeightsError> {
         if let Some(path) = self.find_published(published)? {
             return Ok(path);
@@ -134,7 +134,7 @@ impl Cache {
             Some(_) => Part::shared(&path),
             None => Part::private(&path),
         };
-        download::download(&published.url, &part, self.patience, progress)?;
+        download::download(&published.url, &part, self.patience, arrived)?;
         let found = published.digest.of(part.path()).map_err(at(part.path()))?;
         if !published.digest.matches(&found) {
             part.discard().map_err(at(part.path()))?;

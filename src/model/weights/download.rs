@@ -9,7 +9,6 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ureq::http::{HeaderMap, StatusCode, Uri, header};
 
 use super::cache::at;
@@ -42,6 +41,9 @@ impl Default for Patience {
 
 /// An attempt that brings as many bytes does not count as a failed one.
 const PROGRESS_BYTES: u64 = 1 << 20;
+
+/// Told again and again how many bytes of the file have arrived, of how many where the server says so.
+pub type Arrived<'a> = &'a mut dyn FnMut(u64, Option<u64>);
 
 /// The part of a file that has arrived.
 #[derive(Debug)]
@@ -147,15 +149,14 @@ pub(super) fn download(
     url: &str,
     part: &Part,
     patience: Patience,
-    progress: bool,
+    arrived: Arrived,
 ) -> Result<(), WeightsError> {
     let agent = agent(url, patience);
-    let bar = bar(url, progress);
     let mut failed = 0;
     let mut was_connected = false;
     let mut pause = patience.pause;
     loop {
-        let cause = match attempt(&agent, url, part, &bar) {
+        let cause = match attempt(&agent, url, part, arrived) {
             Ok(()) => break,
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::NotConnected(source)) if !was_connected => {
@@ -190,7 +191,6 @@ pub(super) fn download(
         std::thread::sleep(pause);
         pause *= 2;
     }
-    bar.finish_and_clear();
     Ok(())
 }
 
@@ -225,24 +225,8 @@ fn is_loopback(url: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-fn bar(url: &str, progress: bool) -> ProgressBar {
-    let target = if progress {
-        // Draws nothing when standard error is no terminal.
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
-    let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-    let style =
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let name = url.rsplit('/').next().unwrap_or(url).to_owned();
-    ProgressBar::with_draw_target(None, target)
-        .with_style(style)
-        .with_message(name)
-}
-
 /// One request, and its body onto the part.
-fn attempt(agent: &ureq::Agent, url: &str, part: &Part, bar: &ProgressBar) -> Result<(), Failure> {
+fn attempt(agent: &ureq::Agent, url: &str, part: &Part, arrived: Arrived) -> Result<(), Failure> {
     let known = part.state(url);
     let mut request = agent.get(url);
     if let Some((length, validator)) = &known {
@@ -298,10 +282,6 @@ fn attempt(agent: &ureq::Agent, url: &str, part: &Part, bar: &ProgressBar) -> Re
         }
     };
 
-    if let Some(end) = end {
-        bar.set_length(end);
-    }
-    bar.set_position(start);
     let mut body = response.body_mut().as_reader();
     let mut received = 0;
     let mut buffer = vec![0; 1 << 16];
@@ -317,7 +297,7 @@ fn attempt(agent: &ureq::Agent, url: &str, part: &Part, bar: &ProgressBar) -> Re
         };
         file.write_all(&buffer[..read]).map_err(at(part.path()))?;
         received += read as u64;
-        bar.inc(read as u64);
+        arrived(start + received, end);
     }
     match end {
         Some(end) if start + received != end => {

@@ -27,7 +27,7 @@ mod signature;
 mod tests;
 
 pub use cache::Cache;
-pub use download::Patience;
+pub use download::{Arrived, Patience};
 pub use error::{ForeignError, WeightsError};
 pub use named::{Named, three_ways};
 

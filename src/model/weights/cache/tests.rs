@@ -174,7 +174,7 @@ impl Case {
     }
 
     fn fetch(&self) -> Result<PathBuf, WeightsError> {
-        self.cache.fetch_published(&self.published, false)
+        self.cache.fetch_published(&self.published, &mut |_, _| {})
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -381,7 +381,7 @@ fn two_at_once_download_once() {
     let case = Case::new(vec![Answer::File("\"a\"")]);
     thread::scope(|scope| {
         let fetches: Vec<_> = (0..4)
-            .map(|_| scope.spawn(|| case.cache.fetch_published(&case.published, false)))
+            .map(|_| scope.spawn(|| case.cache.fetch_published(&case.published, &mut |_, _| {})))
             .collect();
         for fetch in fetches {
             assert!(fs::read(fetch.join().unwrap().unwrap()).unwrap() == content());
@@ -409,11 +409,23 @@ fn a_cached_file_with_other_content_is_an_error_and_stays() {
 }
 
 #[test]
+fn every_piece_that_arrives_is_told_with_the_whole() {
+    let case = Case::new(vec![Answer::Whole]);
+    let mut told = Vec::new();
+    case.cache
+        .fetch_published(&case.published, &mut |arrived, of| told.push((arrived, of)))
+        .unwrap();
+    let length = fs::metadata(case.file("weights.bin")).unwrap().len();
+    assert!(told.is_sorted() && told.iter().all(|(_, of)| *of == Some(length)));
+    assert_eq!(told.last().unwrap().0, length);
+}
+
+#[test]
 fn named_weights_come_from_the_mirror() {
     let case = Case::new(vec![Answer::Status(404)]);
     let mirror = case.server.url.strip_suffix("/weights.bin").unwrap();
     case.cache
-        .fetch(Named::TorchvisionV2, Some(mirror), false)
+        .fetch(Named::TorchvisionV2, Some(mirror), &mut |_, _| {})
         .unwrap_err();
     assert!(case.server.requests()[0].starts_with("get /resnet50-11ad3fa6.pth "));
 }
@@ -423,7 +435,8 @@ fn a_cache_folder_that_cannot_be_made_is_an_io_error() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
-    let error = Cache::new(file.join("p8")).fetch(Named::Keras, Some("http://127.0.0.1:1"), false);
+    let error =
+        Cache::new(file.join("p8")).fetch(Named::Keras, Some("http://127.0.0.1:1"), &mut |_, _| {});
     assert_eq!(error.unwrap_err().kind(), Kind::Io);
 }
 
