@@ -6,13 +6,13 @@
 //! | `path` | utf8 | its key |
 //! | `label` | utf8, nullable | its label |
 //! | `features` | list of float32 | its feature vector, `width` long |
-//! | `thumbnail` | binary, nullable | a small picture of it, JPEG, for the report |
 //!
 //! One row for every image of the block that has features, in the order of the list. The footer
 //! carries, as text, what a resumed run must know without reading the columns: `p8.fingerprint`,
 //! `p8.block`, `p8.width`, `p8.outcomes` (a JSON array with an entry for every listed image of the
 //! block, failed ones included), `p8.images` (a JSON array, in the same order, of what tells whether a
 //! file is still the one that was read), `p8.provenance` (a JSON object: what decides the features),
+//! `p8.thumbnails` (a JSON array with an entry for every row: a small picture as JPEG in base64, or null),
 //! and `p8.features_sha256` over the features as little-endian float32.
 //!
 //! # Damage
@@ -46,16 +46,17 @@ use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, Float32Array, Int64Array, ListArray, RecordBatch, StringArray,
+    Array, ArrayRef, Float32Array, Int64Array, ListArray, RecordBatch, StringArray,
 };
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
-use parquet::arrow::{ArrowWriter, ProjectionMask};
-use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::EnabledStatistics;
@@ -79,8 +80,8 @@ const PROVENANCE: &str = "p8.provenance";
 const FEATURES_SHA256: &str = "p8.features_sha256";
 const PAGES_SHA256: &str = "p8.pages_sha256";
 
-/// The column that shards of earlier versions lack.
-const THUMBNAIL: &str = "thumbnail";
+/// What shards of earlier versions lack.
+const THUMBNAILS: &str = "p8.thumbnails";
 
 /// What every Parquet file begins and ends with.
 const MAGIC: &[u8; 4] = b"PAR1";
@@ -257,20 +258,21 @@ pub fn encode(shard: &Shard) -> Result<Vec<u8>, ShardError> {
     let outcomes = to_json(OUTCOMES, &shard.outcomes)?;
     let images = to_json(IMAGES, &shard.identities)?;
     let provenance = to_json(PROVENANCE, &shard.provenance)?;
+    let thumbnails: Vec<Option<String>> = shard
+        .thumbnails
+        .iter()
+        .map(|jpeg| jpeg.as_ref().map(|jpeg| BASE64.encode(jpeg)))
+        .collect();
+    let thumbnails = to_json(THUMBNAILS, &thumbnails)?;
     let features_column = ColumnPath::from(vec![
         "features".to_owned(),
         "list".to_owned(),
         "element".to_owned(),
     ]);
-    let thumbnail_column = ColumnPath::from(THUMBNAIL);
     let properties = parquet_properties()
         // No two features are equal, but for zeros, which zstd finds by itself.
         .set_column_dictionary_enabled(features_column.clone(), false)
         .set_column_statistics_enabled(features_column, EnabledStatistics::None)
-        // JPEG is compressed already, and no two pictures are equal.
-        .set_column_compression(thumbnail_column.clone(), Compression::UNCOMPRESSED)
-        .set_column_dictionary_enabled(thumbnail_column.clone(), false)
-        .set_column_statistics_enabled(thumbnail_column, EnabledStatistics::None)
         .set_max_row_group_row_count(Some(rows_within(ROW_GROUP_VALUES, shard.width)))
         // The offset index would stand between the pages and the footer, for readers that skip
         // rows; nobody skips rows of a block.
@@ -285,10 +287,8 @@ pub fn encode(shard: &Shard) -> Result<Vec<u8>, ShardError> {
     for (position, rows) in shard.rows.chunks(batch_rows).enumerate() {
         let start = position * batch_rows * shard.width;
         let features = &shard.features[start..start + rows.len() * shard.width];
-        let first = position * batch_rows;
-        let thumbnails = &shard.thumbnails[first..first + rows.len()];
-        let batch = batch(rows, features, thumbnails, shard.width)
-            .map_err(|error| ShardError::Encode(error.into()))?;
+        let batch =
+            batch(rows, features, shard.width).map_err(|error| ShardError::Encode(error.into()))?;
         writer.write(&batch).map_err(ShardError::Encode)?;
     }
     // Ends the last row group and empties the buffer, so that all pages are in `inner`.
@@ -304,6 +304,7 @@ pub fn encode(shard: &Shard) -> Result<Vec<u8>, ShardError> {
         (OUTCOMES, outcomes),
         (IMAGES, images),
         (PROVENANCE, provenance),
+        (THUMBNAILS, thumbnails),
         (FEATURES_SHA256, features_sha256(&shard.features)),
         (PAGES_SHA256, pages_sha256),
     ] {
@@ -331,6 +332,7 @@ pub fn decode<R: ChunkReader + 'static>(source: R) -> Result<Shard, ShardError> 
         return Err(ShardError::Checksum { key: PAGES_SHA256 });
     }
     let expected = entry(&footer.metadata, FEATURES_SHA256)?.to_owned();
+    let thumbnails = thumbnails_of(&footer.metadata, header.rows)?;
     let metadata = Arc::new(footer.metadata);
     let values = header
         .rows
@@ -345,11 +347,9 @@ pub fn decode<R: ChunkReader + 'static>(source: R) -> Result<Shard, ShardError> 
         .build()?;
     let mut rows = Vec::with_capacity(header.rows);
     let mut features = Vec::with_capacity(values);
-    let mut thumbnails = Vec::with_capacity(header.rows);
     for batch in reader {
         let batch = batch.map_err(ShardError::Arrow)?;
         read_batch(&batch, header.width, &mut rows, &mut features)?;
-        read_thumbnails(&batch, &mut thumbnails)?;
     }
 
     if features_sha256(&features) != expected {
@@ -372,37 +372,33 @@ pub fn decode<R: ChunkReader + 'static>(source: R) -> Result<Shard, ShardError> 
     Ok(shard)
 }
 
-/// Reads the thumbnails of a block, one a row, without its features; the file is checked as a whole.
-/// All are `None` in a shard of an earlier version.
+/// Reads the thumbnails of a block, one a row, from the footer alone. All are `None` in a shard of an
+/// earlier version.
 ///
 /// # Errors
 ///
-/// As [`decode`].
-pub fn decode_thumbnails<R: ChunkReader + 'static>(
-    source: R,
+/// Any of [`ShardError`] but `Encode`.
+pub fn decode_thumbnails<R: ChunkReader>(source: R) -> Result<Vec<Option<Vec<u8>>>, ShardError> {
+    let metadata = read_footer(&source)?.metadata;
+    let rows = parse_header(&metadata)?.rows;
+    thumbnails_of(&metadata, rows)
+}
+
+fn thumbnails_of(
+    metadata: &ParquetMetaData,
+    rows: usize,
 ) -> Result<Vec<Option<Vec<u8>>>, ShardError> {
-    let footer = read_footer(&source)?;
-    let header = parse_header(&footer.metadata)?;
-    if pages_sha256(&source, footer.pages_bytes)? != entry(&footer.metadata, PAGES_SHA256)? {
-        return Err(ShardError::Checksum { key: PAGES_SHA256 });
-    }
-    let metadata = Arc::new(footer.metadata);
-    let schema = metadata.file_metadata().schema_descr();
-    let fields = schema.root_schema().get_fields();
-    let Some(column) = fields.iter().position(|field| field.name() == THUMBNAIL) else {
-        return Ok(vec![None; header.rows]);
+    let texts: Vec<Option<String>> = match from_json(metadata, THUMBNAILS) {
+        Err(ShardError::MissingKey { .. }) => return Ok(vec![None; rows]),
+        texts => texts?,
     };
-    let mask = ProjectionMask::roots(schema, [column]);
-    let arrow_metadata =
-        ArrowReaderMetadata::try_new(Arc::clone(&metadata), ArrowReaderOptions::new())?;
-    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(source, arrow_metadata)
-        .with_projection(mask)
-        .build()?;
-    let mut thumbnails = Vec::with_capacity(header.rows);
-    for batch in reader {
-        read_thumbnails(&batch.map_err(ShardError::Arrow)?, &mut thumbnails)?;
-    }
-    Ok(thumbnails)
+    let decode = |text: Option<String>| match text.map(|text| BASE64.decode(text)).transpose() {
+        Ok(jpeg) => Ok(jpeg),
+        Err(error) => Err(ShardError::Inconsistent {
+            what: format!("a thumbnail is no base64: {error}"),
+        }),
+    };
+    texts.into_iter().map(decode).collect()
 }
 
 /// Reads the footer only: a few reads at the end of the file, whatever its size.
@@ -563,16 +559,10 @@ fn schema() -> SchemaRef {
         Field::new("path", DataType::Utf8, false),
         Field::new("label", DataType::Utf8, true),
         Field::new("features", DataType::List(feature_field()), false),
-        Field::new(THUMBNAIL, DataType::Binary, true),
     ]))
 }
 
-fn batch(
-    rows: &[ShardRow],
-    features: &[f32],
-    thumbnails: &[Option<Vec<u8>>],
-    width: usize,
-) -> Result<RecordBatch, ArrowError> {
+fn batch(rows: &[ShardRow], features: &[f32], width: usize) -> Result<RecordBatch, ArrowError> {
     let index = rows
         .iter()
         .map(|row| i64::try_from(row.index))
@@ -597,9 +587,6 @@ fn batch(
             rows.iter().map(|row| row.label.as_deref()),
         )),
         Arc::new(features),
-        Arc::new(BinaryArray::from_iter(
-            thumbnails.iter().map(|t| t.as_deref()),
-        )),
     ];
     RecordBatch::try_new(schema(), columns)
 }
@@ -640,19 +627,6 @@ fn read_batch(
             label: label.is_valid(row).then(|| label.value(row).to_owned()),
         });
     }
-    Ok(())
-}
-
-fn read_thumbnails(
-    batch: &RecordBatch,
-    thumbnails: &mut Vec<Option<Vec<u8>>>,
-) -> Result<(), ShardError> {
-    if batch.column_by_name(THUMBNAIL).is_none() {
-        thumbnails.resize(thumbnails.len() + batch.num_rows(), None);
-        return Ok(());
-    }
-    let column: &BinaryArray = column(batch, THUMBNAIL)?;
-    thumbnails.extend(column.iter().map(|jpeg| jpeg.map(<[u8]>::to_vec)));
     Ok(())
 }
 
