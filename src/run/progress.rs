@@ -8,6 +8,8 @@ use tracing::info;
 
 /// Between two notes of a rank.
 const NOTE_INTERVAL: Duration = Duration::from_millis(200);
+/// A rate of fewer images says nothing: bad ones are done at once, good ones by the batch.
+const TELLING: u64 = 8;
 /// A bar that is shorter says nothing.
 const SHORTEST_BAR: usize = 8;
 
@@ -147,7 +149,7 @@ fn text(total: u64, done: Done, elapsed: Duration) -> String {
     let computed = done.images - done.resumed;
     let rate = computed as f64 / elapsed.as_secs_f64().max(1e-9);
     let mut line = format!("{}/{total} images", done.images);
-    if computed > 0 {
+    if computed >= TELLING || (computed > 0 && done.images == total) {
         line.push_str(&format!(", {rate:.1} images/s"));
         if done.images < total {
             let left = ((total - done.images) as f64 / rate) as u64;
@@ -185,6 +187,15 @@ mod tests {
         assert_eq!(
             text(100, done, Duration::from_secs(10)),
             "60/100 images, 4.0 images/s, 0:10 left, 1 bad, 20 kept"
+        );
+        let first = Done {
+            images: 1,
+            resumed: 0,
+            bad: 1,
+        };
+        assert_eq!(
+            text(100, first, Duration::from_secs(3)),
+            "1/100 images, 1 bad"
         );
         assert_eq!(
             text(5, Done::default(), Duration::ZERO),
