@@ -419,12 +419,12 @@ pub struct TransformArgs {
     #[arg(long, value_name = "NAME", help_heading = "Features")]
     pub column: Option<String>,
 
-    /// As of the model [default: the model's]
+    /// Those of the model [default: as fitted]
     ///
     /// Have to be named where they are a file; other weights than those of the fit are refused.
     #[arg(long, value_name = "WEIGHTS", help_heading = "Network")]
     pub weights: Option<WeightsChoice>,
-    /// Must be the model's [default: the model's]
+    /// Must be as fitted [default: as fitted]
     #[arg(
         long,
         value_enum,
@@ -433,7 +433,7 @@ pub struct TransformArgs {
         help_heading = "Network"
     )]
     pub topology: Option<Topology>,
-    /// Must be the model's [default: the model's]
+    /// Must be as fitted [default: as fitted]
     #[arg(
         long,
         value_enum,
@@ -442,7 +442,7 @@ pub struct TransformArgs {
         help_heading = "Network"
     )]
     pub preprocess: Option<Preprocess>,
-    /// Must be the model's [default: the model's]
+    /// Must be as fitted [default: as fitted]
     #[arg(
         long,
         value_enum,
@@ -451,7 +451,7 @@ pub struct TransformArgs {
         help_heading = "Network"
     )]
     pub exif: Option<Exif>,
-    /// Must be the model's [default: the model's]
+    /// Must be as fitted [default: as fitted]
     #[arg(
         long,
         value_enum,
@@ -460,7 +460,7 @@ pub struct TransformArgs {
         help_heading = "Network"
     )]
     pub layer: Option<Layer>,
-    /// Must be the model's [default: the model's]
+    /// Must be as fitted [default: as fitted]
     #[arg(
         long,
         value_enum,

@@ -83,7 +83,7 @@ pub fn dry_run(
 }
 
 /// One line of the plan; the values stand below each other.
-fn say(line: String) {
+pub fn say(line: String) {
     println!("{}", terminal::wrapped(&line, 14));
 }
 
