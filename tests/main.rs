@@ -12,6 +12,7 @@ mod hosts;
 mod outcomes;
 mod parity;
 mod pipeline;
+mod plots;
 mod precision;
 mod python;
 mod report;

@@ -56,6 +56,7 @@ fn every_block_of_the_page_on_python_runs_and_sees_the_images() {
         let word = match &block.code {
             code if code.contains("safe_open") => "components",
             code if code.contains("features.shape") => "(9, 64) float32",
+            code if code.contains("size(features)") => "64",
             code if code.contains("features") => "circle/",
             _ => "circle",
         };

@@ -337,6 +337,7 @@ fn moto_agrees() {
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         if began.elapsed() > Duration::from_secs(60) {
             let _ = server.kill();
+            let _ = server.wait();
             skip("moto_server does not start");
             return;
         }

@@ -15,6 +15,10 @@ use crate::pca::{self, Solver};
 use crate::run::settings::{LogFormat, WeightsChoice};
 
 /// Principal components of image collections: ResNet-50 features, PCA over MPI
+///
+/// p8 lists the images under a folder or an S3 prefix, pushes them through a pretrained ResNet-50 on all MPI ranks,
+/// factorises the features by a distributed TSQR, and writes the scores of every image, the fitted model and a report
+/// to look at. Results are the same bytes at any number of ranks and threads.
 #[derive(Debug, Parser)]
 #[command(
     name = "p8",
@@ -89,14 +93,14 @@ pub enum Command {
 /// The options of `p8 run`. `None` means "not typed".
 #[derive(Debug, Default, Args)]
 pub struct RunArgs {
-    /// Folder, file or s3://bucket/... [default: training_data]
+    /// Folder or file [default: training_data]
     ///
-    /// May be given several times. Images lie at any depth below a folder or prefix: JPEG, PNG, WebP, GIF,
-    /// BMP, TIFF. s3://bucket/prefix addresses need credentials or --anonymous. Without --input and
+    /// Or s3://bucket/prefix, with credentials or --anonymous. May be given several times. Images lie at any
+    /// depth below a folder or prefix: JPEG, PNG, WebP, GIF, BMP, TIFF. Without --input and
     /// --weights this is the sample run, which goes on with random weights where there is no network.
     #[arg(long, value_name = "PATH", help_heading = "Images")]
     pub input: Vec<PathBuf>,
-    /// Only files that match [default: every image format]
+    /// Only files that match [default: all images]
     ///
     /// A pattern such as '*.jpg' or 'cats/**/*.png', in quotes so that the shell leaves it alone. It is
     /// compared with the name of a file, or where it has a slash with the path below --input.
@@ -384,7 +388,7 @@ pub struct TransformArgs {
     /// May be given several times.
     #[arg(long, value_name = "PATH", help_heading = "Images")]
     pub input: Vec<PathBuf>,
-    /// Only files that match [default: every image format]
+    /// Only files that match [default: all images]
     ///
     /// A pattern such as '*.jpg' or 'cats/**/*.png', in quotes so that the shell leaves it alone. It is
     /// compared with the name of a file, or where it has a slash with the path below --input.
@@ -419,12 +423,12 @@ pub struct TransformArgs {
     #[arg(long, value_name = "NAME", help_heading = "Features")]
     pub column: Option<String>,
 
-    /// The model's weights [default: the model's]
+    /// Those of the model [default: as fitted]
     ///
     /// Have to be named where they are a file; other weights than those of the fit are refused.
     #[arg(long, value_name = "WEIGHTS", help_heading = "Network")]
     pub weights: Option<WeightsChoice>,
-    /// Must be the model's [default: the model's]
+    /// Must be as fitted [default: as fitted]
     #[arg(
         long,
         value_enum,
@@ -433,7 +437,7 @@ pub struct TransformArgs {
         help_heading = "Network"
     )]
     pub topology: Option<Topology>,
-    /// Must be the model's [default: the model's]
+    /// Must be as fitted [default: as fitted]
     #[arg(
         long,
         value_enum,
@@ -442,7 +446,7 @@ pub struct TransformArgs {
         help_heading = "Network"
     )]
     pub preprocess: Option<Preprocess>,
-    /// Must be the model's [default: the model's]
+    /// Must be as fitted [default: as fitted]
     #[arg(
         long,
         value_enum,
@@ -451,7 +455,7 @@ pub struct TransformArgs {
         help_heading = "Network"
     )]
     pub exif: Option<Exif>,
-    /// Must be the model's [default: the model's]
+    /// Must be as fitted [default: as fitted]
     #[arg(
         long,
         value_enum,
@@ -460,7 +464,7 @@ pub struct TransformArgs {
         help_heading = "Network"
     )]
     pub layer: Option<Layer>,
-    /// Must be the model's [default: the model's]
+    /// Must be as fitted [default: as fitted]
     #[arg(
         long,
         value_enum,

@@ -69,7 +69,7 @@ where
         event.record(&mut message);
         line.push_str(&message.0);
         match self.wraps {
-            true => writeln!(writer, "{}", terminal::wrapped(&line)),
+            true => writeln!(writer, "{}", terminal::wrapped(&line, 10)),
             false => writeln!(writer, "{line}"),
         }
     }

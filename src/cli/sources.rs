@@ -106,10 +106,10 @@ fn with_hint(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
             Some(ContextValue::String(word)) => Some(word.clone()),
             _ => None,
         })
-        .filter(|word| !word.starts_with('-'));
+        .filter(|word| !word.starts_with('-') && Cli::command().find_subcommand(word).is_none());
     let unexpected = matches!(
         error.kind(),
-        ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument
+        ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument | ErrorKind::ArgumentConflict
     );
     let has_suggestion = error.get(ContextKind::SuggestedSubcommand).is_some();
     let subcommand = arguments.get(1).and_then(|first| first.to_str());
@@ -516,6 +516,8 @@ mod tests {
             let error = merged(arguments, &[]).unwrap_err();
             assert!(error.contains(tip), "{arguments:?}: {error}");
         }
+        let error = merged(&["--input", "a", "pca"], &[]).unwrap_err();
+        assert!(!error.contains("--input pca"), "{error}");
         // A subcommand with a typing error is one.
         let error = merged(&["docter"], &[]).unwrap_err();
         assert!(

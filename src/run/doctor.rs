@@ -1,5 +1,6 @@
 //! `p8 doctor`: what each rank sees of its machine.
 
+use super::terminal;
 use crate::comm::Comm;
 use crate::comm::hosts::Place;
 use crate::error::{Failure, Kind};
@@ -62,9 +63,9 @@ pub fn doctor(settings: &DoctorSettings, comm: &Comm) -> Result<(), Failure> {
     let found = all.iter().map(|bytes| serde_json::from_slice(bytes));
     let found: Vec<Findings> = comm.or_end(found.collect::<Result<_, _>>().map_err(broken));
     for (rank, found) in found.iter().enumerate() {
-        print!("{}", page(rank, found));
+        println!("{}", terminal::wrapped(&page(rank, found), 12));
     }
-    println!("\n{}", verdict(&found));
+    println!("\n{}", terminal::wrapped(&verdict(&found), 6));
     Ok(())
 }
 

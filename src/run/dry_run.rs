@@ -5,6 +5,7 @@ use super::listing::Listing;
 use super::memory;
 use super::network;
 use super::settings::{Settings, WeightsChoice};
+use super::terminal;
 use crate::comm::Comm;
 use crate::error::Failure;
 use crate::image::{Preprocess, SIDE};
@@ -42,40 +43,48 @@ pub fn dry_run(
     if comm.rank() > 0 {
         return Ok(());
     }
-    println!(
+    say(format!(
         "would read    {}, {}",
         count(images, "image"),
         size(listing.bytes as f64)
-    );
-    println!(
+    ));
+    say(format!(
         "would cut     {} of up to {} for {}",
         count(blocks, "block"),
         count(listing.slices.block_size(), "image"),
         count(comm.size(), "rank")
-    );
-    println!("weights       {}", weights_state(settings));
-    println!(
+    ));
+    say(format!("weights       {}", weights_state(settings)));
+    say(format!(
         "features      {width} an image, {} in shards at most",
         size(4.0 * (width * images) as f64)
-    );
-    println!("solver        {}: {reason}", solver.as_str());
+    ));
+    say(format!("solver        {}: {reason}", solver.as_str()));
     let factorisation = pca::memory_bytes(solver, &pca, (images, width), (comm.size(), threads));
     // By now this rank has run the network.
     let so_far = memory::peak_bytes().unwrap_or(0) as f64;
-    println!(
+    say(format!(
         "memory        about {} a rank: {} for the network (measured), {} for the factorisation",
         size(so_far + factorisation),
         size(so_far),
         size(factorisation)
-    );
-    println!(
+    ));
+    say(format!(
         "time          about {:.0} s for the features with {} a rank (measured on one blank image for each thread)",
         slowest.ceil(),
         count(threads, "thread")
-    );
-    println!("would write   {} (it can be written)", settings.output);
-    println!("to do it      the same command without --dry-run");
+    ));
+    say(format!(
+        "would write   {} (it can be written)",
+        settings.output
+    ));
+    say("to do it      the same command without --dry-run".into());
     Ok(())
+}
+
+/// One line of the plan; the values stand below each other.
+pub fn say(line: String) {
+    println!("{}", terminal::wrapped(&line, 14));
 }
 
 /// Seconds for an image on this rank, and the length of its feature vector.

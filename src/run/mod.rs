@@ -61,11 +61,11 @@ pub fn run(settings: &Settings, comm: &Comm) -> Result<(), Failure> {
             .phases
             .time(Phase::List, || listing::list(settings, comm))?
     };
-    announce::images(&listing);
     let folder = output_folder::prepare(settings, comm, true)?;
     if settings.dry_run {
         return dry_run::dry_run(settings, comm, &listing, context.threads, isa);
     }
+    announce::images(&listing);
     let network = {
         let _line = Line::start(comm, settings.log, "weights   loading");
         context

@@ -8,6 +8,11 @@ use tracing::info;
 
 /// Between two notes of a rank.
 const NOTE_INTERVAL: Duration = Duration::from_millis(200);
+/// A rate of fewer images says nothing: bad ones are done at once, good ones by the batch.
+const TELLING: u64 = 8;
+/// What is said of images of an earlier run, in a log and where there is little room.
+const LONG: &str = "from an earlier run";
+const SHORT: &str = "kept";
 /// A bar that is shorter says nothing.
 const SHORTEST_BAR: usize = 8;
 
@@ -72,7 +77,7 @@ impl<'a> Progress<'a> {
             images = sum.images,
             bad = sum.bad,
             "features  {}, {:.1} s",
-            text(self.total, sum, elapsed),
+            text(self.total, sum, elapsed, LONG),
             elapsed.as_secs_f64()
         );
     }
@@ -117,21 +122,27 @@ impl<'a> Progress<'a> {
     fn show(&mut self) {
         let (total, sum, elapsed) = (self.total, self.sum(), self.started.elapsed());
         let columns = self.line.columns();
-        self.line.tell(|| {
-            let text = text(total, sum, elapsed);
-            match columns {
-                Some(columns) => with_bar("features  ", sum.images, total, &text, columns),
-                None => format!("features  {text}"),
+        self.line.tell(|| match columns {
+            Some(columns) => {
+                let text = text(total, sum, elapsed, SHORT);
+                with_bar("features  ", sum.images, total, &text, columns)
             }
+            None => format!("features  {}", text(total, sum, elapsed, LONG)),
         });
     }
 }
 
-/// The text with a bar before it, where both fit into the columns.
+/// The text with a bar before it where both fit into the columns, else as much of the text as does.
 fn with_bar(name: &str, done: u64, total: u64, text: &str, columns: usize) -> String {
     let taken = name.len() + text.chars().count() + "[] ".len();
     let room = columns.saturating_sub(taken).min(30);
     if room < SHORTEST_BAR {
+        let mut text = text;
+        while name.len() + text.chars().count() > columns
+            && let Some((shorter, _)) = text.rsplit_once(", ")
+        {
+            text = shorter;
+        }
         return format!("{name}{text}");
     }
     let full = (room as u64 * done / total.max(1)).min(room as u64) as usize;
@@ -143,11 +154,11 @@ fn with_bar(name: &str, done: u64, total: u64, text: &str, columns: usize) -> St
 }
 
 /// `40/100 images, 8.0 images/s, 0:08 left, 1 bad`; the rate counts only what was computed now.
-fn text(total: u64, done: Done, elapsed: Duration) -> String {
+fn text(total: u64, done: Done, elapsed: Duration, resumed: &str) -> String {
     let computed = done.images - done.resumed;
     let rate = computed as f64 / elapsed.as_secs_f64().max(1e-9);
     let mut line = format!("{}/{total} images", done.images);
-    if computed > 0 {
+    if computed >= TELLING || (computed > 0 && done.images == total) {
         line.push_str(&format!(", {rate:.1} images/s"));
         if done.images < total {
             let left = ((total - done.images) as f64 / rate) as u64;
@@ -156,7 +167,7 @@ fn text(total: u64, done: Done, elapsed: Duration) -> String {
     }
     line.push_str(&format!(", {} bad", done.bad));
     if done.resumed > 0 {
-        line.push_str(&format!(", {} kept", done.resumed));
+        line.push_str(&format!(", {} {resumed}", done.resumed));
     }
     line
 }
@@ -183,11 +194,20 @@ mod tests {
             bad: 1,
         };
         assert_eq!(
-            text(100, done, Duration::from_secs(10)),
+            text(100, done, Duration::from_secs(10), SHORT),
             "60/100 images, 4.0 images/s, 0:10 left, 1 bad, 20 kept"
         );
+        let first = Done {
+            images: 1,
+            resumed: 0,
+            bad: 1,
+        };
         assert_eq!(
-            text(5, Done::default(), Duration::ZERO),
+            text(100, first, Duration::from_secs(3), SHORT),
+            "1/100 images, 1 bad"
+        );
+        assert_eq!(
+            text(5, Done::default(), Duration::ZERO, LONG),
             "0/5 images, 0 bad"
         );
     }
@@ -196,15 +216,18 @@ mod tests {
     fn the_line_of_a_terminal_fits_80_columns_at_any_size() {
         let done = Done {
             images: 400_000,
-            resumed: 0,
+            resumed: 1_000,
             bad: 12,
         };
         for (total, seconds) in [(1_000_000, 36_000), (1_000, 1), (9, 0)] {
+            let images = done.images.min(total);
+            let resumed = done.resumed.min(images);
             let done = Done {
-                images: done.images.min(total),
+                images,
+                resumed,
                 ..done
             };
-            let text = text(total, done, Duration::from_secs(seconds));
+            let text = text(total, done, Duration::from_secs(seconds), SHORT);
             let line = with_bar("features  ", done.images, total, &text, 79);
             assert!(line.chars().count() <= 79, "{line:?}");
         }

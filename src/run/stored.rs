@@ -3,6 +3,7 @@
 use super::announce::{count, size};
 use super::blocks::{Block, Blocks, fit};
 use super::context::Context;
+use super::dry_run::say;
 use super::memory;
 use super::network::Network;
 use super::output_folder;
@@ -164,22 +165,26 @@ fn plan(context: &Context, catalog: &Catalog) -> Result<(), Failure> {
     if context.comm.rank() > 0 {
         return Ok(());
     }
-    println!(
+    say(format!(
         "would read    {} of {}",
         count(n, "row"),
         count(d, "feature")
-    );
-    println!(
+    ));
+    say(format!(
         "would cut     {} for {}",
         count(catalog.blocks().len(), "block"),
         count(context.comm.size(), "rank")
-    );
-    println!("solver        {}: {reason}", solver.as_str());
-    println!(
+    ));
+    say(format!("solver        {}: {reason}", solver.as_str()));
+    say(format!(
         "memory        about {} a rank for the factorisation",
         size(pca::memory_bytes(solver, &pca, (n, d), on))
-    );
-    println!("would write   {} (it can be written)", settings.output);
+    ));
+    say(format!(
+        "would write   {} (it can be written)",
+        settings.output
+    ));
+    say("to do it      the same command without --dry-run".into());
     Ok(())
 }
 

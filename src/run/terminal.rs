@@ -171,25 +171,28 @@ fn rewrite(text: &str) {
     IS_SHOWN.store(true, Ordering::Relaxed);
 }
 
-/// Breaks a message at spaces for a terminal; lines after the first begin below the first word's value.
-pub fn wrapped(text: &str) -> String {
+/// Breaks lines at spaces for a terminal; what is broken off begins `indent` columns from the left.
+pub fn wrapped(text: &str, indent: usize) -> String {
     let mut lines = Vec::new();
     for line in text.lines() {
-        if line.chars().count() < COLUMNS || !line.contains(' ') {
+        if line.chars().count() < COLUMNS {
             lines.push(line.to_string());
             continue;
         }
-        let mut current = String::new();
-        for word in line.split(' ') {
+        let body = line.trim_start();
+        let mut current = " ".repeat(line.len() - body.len());
+        let mut is_empty = true;
+        for word in body.split(' ') {
             let length = current.chars().count() + 1 + word.chars().count();
-            if length >= COLUMNS && !current.trim().is_empty() {
-                lines.push(std::mem::replace(&mut current, " ".repeat(10) + word));
-            } else if current.is_empty() && lines.is_empty() {
-                current.push_str(word);
-            } else {
-                current.push(' ');
-                current.push_str(word);
+            if length >= COLUMNS && !is_empty {
+                lines.push(std::mem::replace(&mut current, " ".repeat(indent) + word));
+                continue;
             }
+            if !is_empty {
+                current.push(' ');
+            }
+            current.push_str(word);
+            is_empty = false;
         }
         lines.push(current);
     }
@@ -258,9 +261,9 @@ mod tests {
     #[test]
     fn a_long_message_breaks_at_spaces_within_80_columns() {
         let short = "weights   keras";
-        assert_eq!(wrapped(short), short);
+        assert_eq!(wrapped(short, 10), short);
         let long = format!("p8: warning: {}end", "a few words that go on ".repeat(9));
-        let broken = wrapped(&long);
+        let broken = wrapped(&long, 10);
         assert!(broken.lines().count() > 2);
         for line in broken.lines() {
             assert!(line.chars().count() < COLUMNS, "{line:?}");
@@ -279,12 +282,27 @@ mod tests {
         assert_eq!(words(&broken), words(&long));
         // What cannot be broken stays whole, so that an address can be copied.
         let address = format!("see https://host/{}", "x".repeat(90));
-        assert!(wrapped(&address).contains(&"x".repeat(90)));
+        assert!(wrapped(&address, 10).contains(&"x".repeat(90)));
+    }
+
+    #[test]
+    fn an_indented_line_keeps_its_place() {
+        let line = format!("  input     {}", "word ".repeat(30).trim());
+        let broken = wrapped(&line, 12);
+        assert!(broken.lines().count() > 1);
+        assert!(broken.starts_with("  input     word"));
+        assert!(
+            broken
+                .lines()
+                .skip(1)
+                .all(|line| line.starts_with("            word"))
+        );
+        assert!(broken.lines().all(|line| line.chars().count() < COLUMNS));
     }
 
     #[test]
     fn columns_of_a_table_keep_their_place() {
         let row = "          network      0.90     0.92     0.94  rank 2";
-        assert_eq!(wrapped(row), row);
+        assert_eq!(wrapped(row, 10), row);
     }
 }
