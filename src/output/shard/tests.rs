@@ -206,9 +206,7 @@ fn what_is_no_shard_is_refused_with_a_reason() {
     assert_eq!(message(Vec::new()), text);
     let foreign = |rows: &[ShardRow]| {
         let mut writer = ArrowWriter::try_new(Vec::new(), schema(), None).unwrap();
-        writer
-            .write(&batch(rows, &[], 0).unwrap())
-            .unwrap();
+        writer.write(&batch(rows, &[], 0).unwrap()).unwrap();
         writer.into_inner().unwrap()
     };
     assert_eq!(message(foreign(&sample(3, 0).rows)), text);
