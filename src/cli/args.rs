@@ -491,10 +491,14 @@ pub struct TransformArgs {
 /// The options of `p8 report`.
 #[derive(Debug, Args)]
 pub struct ReportArgs {
-    /// Folder with the result, or s3://bucket/prefix [default: p8-out]
+    /// Where the result is [default: p8-out]
+    ///
+    /// A folder, or a prefix: s3://bucket/prefix.
     #[arg(long, value_name = "PATH", help_heading = "Results")]
     pub output: Option<PathBuf>,
-    /// Images that the map shows at most; more than 10000 make a large page [default: 10000]
+    /// Images that the map shows at most [default: 10000]
+    ///
+    /// More than 10000 make a large page.
     #[arg(long, value_name = "N", value_parser = point_count, help_heading = "Results")]
     pub points: Option<usize>,
     #[command(flatten)]
