@@ -259,8 +259,7 @@ pub struct S3Options {
     pub region: Option<String>,
     /// Put the bucket into the path of a request
     ///
-    /// As many stores other than Amazon's need it: http://host/bucket/key in the place of
-    /// http://bucket.host/key.
+    /// As many stores other than Amazon's need it, where the name of the bucket is no part of the host name.
     #[arg(long, action = ArgAction::SetTrue, help_heading = "S3")]
     pub path_style: bool,
     /// Use no credentials, for public buckets
