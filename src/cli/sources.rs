@@ -557,6 +557,7 @@ mod tests {
             let subcommand = match *key {
                 "features" | "column" => Some("pca"),
                 "model" => Some("transform"),
+                "points" => Some("report"),
                 _ => None,
             };
             let arguments: Vec<&str> = subcommand.into_iter().chain([flag.as_str()]).collect();
