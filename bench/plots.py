@@ -5,6 +5,7 @@ but Python's own library.
 """
 
 import argparse
+import math
 import re
 from html import escape
 from pathlib import Path
@@ -13,7 +14,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 STYLE = """<style>
 text { font: 13px sans-serif; fill: #222 } .title { font-weight: bold } .small { font-size: 11px; fill: #555 }
 .bar { fill: #9aa7b5 } .ours { fill: #1769aa } .line { fill: none; stroke: #1769aa; stroke-width: 2 }
-.dot { fill: #1769aa } .ideal { fill: none; stroke: #9aa7b5; stroke-dasharray: 4 4 } .axis { stroke: #999 }
+.dot { fill: #1769aa } .axis { stroke: #999 } .grid { stroke: #999; stroke-opacity: 0.3 }
 @media (prefers-color-scheme: dark) {
   text { fill: #ddd } .small { fill: #aaa } .bar { fill: #5c6773 } .ours, .dot { fill: #5ab0f0 } .line { stroke: #5ab0f0 }
 }
@@ -84,35 +85,45 @@ def bars(text, unit):
     return document(width, y + 14, parts)
 
 
+def ticks(most):
+    """0 and three to seven round numbers above it, the last one at least `most`."""
+    for exponent in range(-3, 9):
+        for digit in (1, 2, 5):
+            step = digit * 10.0**exponent
+            if most <= 6 * step:
+                return [step * i for i in range(math.ceil(most / step) + 1)]
+    raise ValueError(f"{most} is too large to draw")
+
+
 def curve(text, name, column):
-    """A line over the first column of the table that begins with `name`; dashed: in proportion to it."""
+    """A line over the first column of the table that begins with `name`; both axes begin at 0."""
     for title, header, rows in tables(text):
         if header[0] != name:
             continue
         where = header.index(column)
         points = [(number(row[0]), number(row[where])) for row in rows]
-        width, height, left, bottom = 560, 340, 70, 290
-        right, top = width - 30, 50
-        most_x, most_y = max(x for x, _ in points), max(y for _, y in points)
-        first_x, first_y = points[0]
+        width, height, left, bottom = 760, 350, 60, 290
+        right, top = width - 40, 50
+        most_x, scale = max(x for x, _ in points), ticks(max(y for _, y in points))
 
         def place(x, y):
-            return left + (right - left) * x / most_x, bottom - (bottom - top) * y / (1.1 * most_y)
+            return left + (right - left) * x / most_x, bottom - (bottom - top) * y / scale[-1]
 
-        parts = [label(8, 24, f"{column} over {name}: {title}", "title")]
+        parts = [label(8, 24, f"{column} over {name} ({title})", "title")]
+        for y in scale:
+            line = place(0, y)[1]
+            parts.append(f'<path class="grid" d="M{left} {line:.1f}H{right}"/>')
+            parts.append(label(left - 8, line + 4, f"{y:g}", "small", "end"))
         parts.append(f'<path class="axis" fill="none" d="M{left} {top}V{bottom}H{right}"/>')
-        if name == "ranks":
-            end = min(most_x, 1.1 * most_y * first_x / first_y)
-            (x0, y0), (x1, y1) = place(first_x, first_y), place(end, first_y * end / first_x)
-            parts.append(f'<path class="ideal" d="M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}"/>')
         spots = [place(x, y) for x, y in points]
         parts.append('<polyline class="line" points="' + " ".join(f"{x:.1f},{y:.1f}" for x, y in spots) + '"/>')
         for (x, y), (px, py) in zip(points, spots):
             parts.append(f'<circle class="dot" cx="{px:.1f}" cy="{py:.1f}" r="4"/>')
             parts.append(label(px, py - 9, f"{y:g}", "small", "middle"))
             parts.append(label(px, bottom + 18, f"{x:g}", "small", "middle"))
+        parts.append(label(right, bottom + 34, name, "small", "end"))
         parts.append(label(8, height - 8, made(text), "small"))
-        return document(max(width, 760), height, parts)
+        return document(width, height, parts)
     return None
 
 
