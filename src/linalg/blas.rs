@@ -118,6 +118,45 @@ pub fn gemm<T: Scalar>(
     Ok(())
 }
 
+/// `c = a^T b + beta c`; a is `[l, m]`, b `[l, n]`, c `[m, n]`.
+///
+/// The same as [`gemm`] with its first factor transposed, for l that is large beside m and n: there
+/// OpenBLAS spends its time on the sums of many short products, and the crate `gemm` does not.
+pub fn inner<T: Scalar>(a: ArrayView2<T>, b: ArrayView2<T>, beta: T, mut c: ArrayViewMut2<T>) {
+    assert_eq!(
+        (a.nrows(), a.ncols(), b.ncols()),
+        (b.nrows(), c.nrows(), c.ncols()),
+        "inner: shapes of the factors and the product"
+    );
+    let (m, n) = c.dim();
+    let [to_row, to_column] = [c.strides()[0], c.strides()[1]];
+    // SAFETY: all three pointers are those of views, with their strides and with the shapes checked above; c
+    // is borrowed alone.
+    unsafe {
+        ::gemm::gemm(
+            m,
+            n,
+            a.nrows(),
+            c.as_mut_ptr(),
+            to_column,
+            to_row,
+            beta != T::zero(),
+            a.as_ptr(),
+            a.strides()[0],
+            a.strides()[1],
+            b.as_ptr(),
+            b.strides()[1],
+            b.strides()[0],
+            beta,
+            T::one(),
+            false,
+            false,
+            false,
+            ::gemm::Parallelism::None,
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use ndarray::{Array2, s};
@@ -149,5 +188,51 @@ mod tests {
         let two = (two.view(), Transpose::No);
         gemm(1.0, two, two, 0.0, square.view_mut()).unwrap();
         assert_eq!(square[[0, 0]], 4.0);
+    }
+
+    #[test]
+    fn inner_products_are_those_of_the_definition() {
+        fn check<T: Scalar>(l: usize, m: usize, n: usize) {
+            let part = |columns, seed| {
+                let whole = hostile::uniform(l + 3, columns + 2, seed).mapv(T::of_f64);
+                by_columns(whole.view())
+            };
+            let (a, b) = (part(m, 1), part(n, 2));
+            let (a, b) = (a.slice(s![2..l + 2, 1..m + 1]), b.slice(s![..l, 2..]));
+            for beta in [0.0, 1.0, -0.5] {
+                // What is not to be read may be anything.
+                let start = if beta == 0.0 { f64::NAN } else { 0.25 };
+                let mut whole = by_columns(Array2::from_elem((m + 1, n), T::of_f64(start)).view());
+                inner(a, b, T::of_f64(beta), whole.slice_mut(s![1.., ..]));
+                let kept = if beta == 0.0 { 0.0 } else { beta * start };
+                for ((i, j), x) in whole.slice(s![1.., ..]).indexed_iter() {
+                    let sum: f64 = (0..l).map(|k| (a[[k, i]] * b[[k, j]]).as_f64()).sum();
+                    let limit = (l + 2) as f64 * T::EPS * 2.0;
+                    assert!(
+                        (x.as_f64() - (kept + sum)).abs() <= limit,
+                        "{l} {m} {n} {beta}: {x} at {i}, {j}"
+                    );
+                }
+                assert!(
+                    whole
+                        .row(0)
+                        .iter()
+                        .all(|x| x.as_f64().to_bits() == start.to_bits())
+                );
+            }
+        }
+        for (l, m, n) in [
+            (1, 1, 1),
+            (7, 3, 5),
+            (33, 16, 17),
+            (300, 64, 49),
+            (1025, 128, 130),
+        ] {
+            check::<f64>(l, m, n);
+            check::<f32>(l, m, n);
+        }
+        for (l, m, n) in [(0, 2, 3), (4, 0, 3), (4, 2, 0)] {
+            check::<f64>(l, m, n);
+        }
     }
 }

@@ -9,7 +9,7 @@
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 
-use super::blas::{Transpose, gemm};
+use super::blas::{Transpose, gemm, inner};
 use super::scalar::Scalar;
 use super::{LinalgError, by_columns, lapack, zeros};
 
@@ -20,9 +20,9 @@ const PANEL: usize = 128;
 /// Columns of a panel of [`Merged`], where a panel multiplies about half its width of zeros.
 const MERGE_PANEL: usize = 64;
 
-/// Columns of a tile: what a tall tile holds stays in the last-level cache from one of its products
-/// to the next.
-const TILE: usize = 512;
+/// Columns of a tile: wide enough for products at full speed, and what a tall tile holds stays mostly
+/// in the last-level cache from one of its products to the next.
+const TILE: usize = 768;
 
 /// First column and end of the panels of k columns.
 fn panels(k: usize, width: usize) -> impl DoubleEndedIterator<Item = (usize, usize)> {
@@ -127,15 +127,15 @@ impl<T: Scalar> Factored<T> {
     }
 }
 
-/// Room for the two products of [`reflect`], `[columns, width of a panel]` each.
+/// Room for the two products of [`reflect`], `[width of a panel, columns]` each.
 struct Scratch<T>(Array2<T>, Array2<T>);
 
-/// The rows of a [`Scratch`] that belong to some columns.
+/// The columns of a [`Scratch`] that belong to some columns of the matrix.
 type Room<'a, T> = (ArrayViewMut2<'a, T>, ArrayViewMut2<'a, T>);
 
 impl<T: Scalar> Scratch<T> {
     fn new(columns: usize, width: usize) -> Self {
-        Scratch(zeros(columns, width), zeros(columns, width))
+        Scratch(zeros(width, columns), zeros(width, columns))
     }
 
     fn all(&mut self) -> Room<'_, T> {
@@ -144,8 +144,8 @@ impl<T: Scalar> Scratch<T> {
 
     /// Room for the first columns, and for the others.
     fn split(&mut self, columns: usize) -> (Room<'_, T>, Room<'_, T>) {
-        let (first, others) = self.0.view_mut().split_at(Axis(0), columns);
-        let (second, more) = self.1.view_mut().split_at(Axis(0), columns);
+        let (first, others) = self.0.view_mut().split_at(Axis(1), columns);
+        let (second, more) = self.1.view_mut().split_at(Axis(1), columns);
         ((first, second), (others, more))
     }
 }
@@ -176,27 +176,20 @@ fn reflect<T: Scalar>(
     c: ArrayViewMut2<T>,
     (mut along, mut turned): Room<T>,
 ) -> Result<(), LinalgError> {
-    let mut along = along.slice_mut(s![..c.ncols(), ..v.ncols()]);
-    let mut turned = turned.slice_mut(s![..c.ncols(), ..v.ncols()]);
-    // c^T V rather than V^T c: BLAS takes the longer side of the product better as rows.
+    let mut along = along.slice_mut(s![..v.ncols(), ..c.ncols()]);
+    let mut turned = turned.slice_mut(s![..v.ncols(), ..c.ncols()]);
+    inner(v, c.view(), T::zero(), along.view_mut());
     gemm(
         T::one(),
-        (c.view(), Transpose::Yes),
-        (v, Transpose::No),
-        T::zero(),
-        along.view_mut(),
-    )?;
-    gemm(
-        T::one(),
+        (t, transpose),
         (along.view(), Transpose::No),
-        (t, transpose.other()),
         T::zero(),
         turned.view_mut(),
     )?;
     gemm(
         -T::one(),
         (v, Transpose::No),
-        (turned.view(), Transpose::Yes),
+        (turned.view(), Transpose::No),
         T::one(),
         c,
     )
@@ -208,8 +201,8 @@ fn in_tiles<T: Scalar>(
     (mut along, mut turned): Room<T>,
     work: impl Fn(ArrayViewMut2<T>, Room<T>) -> Result<(), LinalgError> + Sync,
 ) -> Result<(), LinalgError> {
-    let along = along.axis_chunks_iter_mut(Axis(0), TILE);
-    let turned = turned.axis_chunks_iter_mut(Axis(0), TILE);
+    let along = along.axis_chunks_iter_mut(Axis(1), TILE);
+    let turned = turned.axis_chunks_iter_mut(Axis(1), TILE);
     let tiles: Vec<_> = c
         .axis_chunks_iter_mut(Axis(1), TILE)
         .zip(along.zip(turned))
@@ -389,13 +382,7 @@ fn reflect_pair<T: Scalar>(
         room: (mut along, mut turned),
     } = pair;
     copy(above.view(), along.view_mut());
-    gemm(
-        T::one(),
-        (v, Transpose::Yes),
-        (below.view(), Transpose::No),
-        T::one(),
-        along.view_mut(),
-    )?;
+    inner(v, below.view(), T::one(), along.view_mut());
     gemm(
         T::one(),
         (t, transpose),
