@@ -1,8 +1,9 @@
 //! Rates of the factorisation, in one process, and what a run on many ranks would cost.
 //!
-//! `cargo bench --bench pca` prints two Markdown tables: medians of the building blocks and of whole
-//! fits, and the predicted cost at 3, 64 and 1024 ranks from the rates just measured. With `--quick` the
-//! matrices are small, which shows that it runs and nothing else.
+//! `cargo bench --bench pca` prints three Markdown tables: medians of the building blocks and of whole
+//! fits, the predicted seconds of some fits beside the measured ones, and the predicted cost at 3, 64
+//! and 1024 ranks from the rates just measured. With `--quick` the matrices are small, which shows
+//! that it runs and nothing else.
 
 use std::time::Instant;
 
@@ -51,6 +52,8 @@ fn main() {
     println!("| what | seconds | GFLOP/s |\n|---|---|---|");
     let rates = building_blocks(d);
     whole_fits(quick);
+    println!();
+    check(quick, &rates);
     println!();
     prediction(2048.0, &rates);
 }
@@ -159,34 +162,10 @@ fn whole_fits(quick: bool) {
         ]
     };
     for (solver, n, d) in shapes {
-        let block = 128;
-        let rows_per_block: Vec<usize> =
-            (0..n).step_by(block).map(|at| block.min(n - at)).collect();
-        let rows = Rows {
-            rows_per_block: &rows_per_block,
-            owner_of_block: &vec![0; rows_per_block.len()],
-            width: d,
-        };
         let k = if n < 100 { 7 } else { 50 };
-        // f32 as the network gives them, made before the clock runs.
-        let blocks: Vec<Array2<f32>> = rows_per_block
-            .iter()
-            .enumerate()
-            .map(|(index, count)| falling(index * block, *count, d))
-            .collect();
+        let blocks = Blocks::new(n, d);
         for precision in [Precision::F64, Precision::F32] {
-            let settings = PcaSettings {
-                components: Components::Count(k),
-                standardize: true,
-                whiten: false,
-                solver,
-                precision,
-                memory: None,
-            };
-            let seconds = median(|| {
-                let mut read = |block: usize| Ok(blocks[block].clone().into());
-                drop(pca::fit(&Alone, &rows, &mut read, &settings).expect("finite rows"));
-            });
+            let seconds = blocks.seconds(solver, precision, k);
             let what = format!(
                 "{} {n} x {d} to {k}, {}",
                 solver.as_str(),
@@ -197,6 +176,52 @@ fn whole_fits(quick: bool) {
     }
 }
 
+/// Rows of features in blocks, f32 as the network gives them, made before the clock runs.
+struct Blocks {
+    rows_per_block: Vec<usize>,
+    width: usize,
+    blocks: Vec<Array2<f32>>,
+}
+
+impl Blocks {
+    fn new(n: usize, width: usize) -> Self {
+        let block = 128;
+        let rows_per_block: Vec<usize> =
+            (0..n).step_by(block).map(|at| block.min(n - at)).collect();
+        let blocks = rows_per_block
+            .iter()
+            .enumerate()
+            .map(|(index, count)| falling(index * block, *count, width))
+            .collect();
+        Blocks {
+            rows_per_block,
+            width,
+            blocks,
+        }
+    }
+
+    /// Seconds of a fit of k components.
+    fn seconds(&self, solver: Solver, precision: Precision, k: usize) -> f64 {
+        let rows = Rows {
+            rows_per_block: &self.rows_per_block,
+            owner_of_block: &vec![0; self.rows_per_block.len()],
+            width: self.width,
+        };
+        let settings = PcaSettings {
+            components: Components::Count(k),
+            standardize: true,
+            whiten: false,
+            solver,
+            precision,
+            memory: None,
+        };
+        median(|| {
+            let mut read = |block: usize| Ok(self.blocks[block].clone().into());
+            drop(pca::fit(&Alone, &rows, &mut read, &settings).expect("finite rows"));
+        })
+    }
+}
+
 fn falling(first: usize, rows: usize, d: usize) -> Array2<f32> {
     let few = 64.min(d);
     let mixed = gaussian(3, first, rows, few).dot(&gaussian(4, 0, few, d));
@@ -204,33 +229,74 @@ fn falling(first: usize, rows: usize, d: usize) -> Array2<f32> {
     Array2::from_shape_fn((rows, d), |at| (mixed[at] + noise[at]) as f32)
 }
 
-/// The cost model of `bench/pca/README.md` with the rates measured here.
-fn prediction(d: f64, rates: &Rates) {
+/// What the cost model of `bench/pca/README.md` says of a run.
+struct Cost {
+    leaves: f64,
+    /// Operations of the rank with the most.
+    flops: f64,
+    levels: f64,
+    message: f64,
+    sent: f64,
+    seconds: f64,
+}
+
+/// The cost model with the rates measured here.
+fn cost(images: f64, ranks: f64, d: f64, rates: &Rates) -> Cost {
     /// Bytes a second and seconds a message of a network of 10 Gbit/s.
     const BANDWIDTH: f64 = 1.1e9;
     const LATENCY: f64 = 5e-5;
+    let leaves = (images / (2.0 * d)).floor().max(1.0);
+    let working = ranks.min(leaves);
+    let own = (leaves / working).ceil();
+    let leaf_flops = own * 2.0 * d * d * (images / leaves - d / 3.0);
+    let levels = working.log2().ceil();
+    let merge_flops = (own - 1.0 + levels) * 2.0 / 3.0 * d.powi(3);
+    let message = 8.0 * (d * (d + 1.0) / 2.0 + 2.0 * d + 3.0);
+    Cost {
+        leaves,
+        flops: leaf_flops + merge_flops,
+        levels,
+        message,
+        sent: (working - 1.0) * message,
+        seconds: leaf_flops / rates.leaf
+            + merge_flops / rates.merge
+            + levels * (message / BANDWIDTH + LATENCY)
+            + rates.svd,
+    }
+}
+
+/// The model beside fits of this one rank.
+fn check(quick: bool, rates: &Rates) {
+    println!("| images on this rank | predicted, seconds | measured, seconds |\n|---|---|---|");
+    let (d, counts) = if quick {
+        (64, vec![300])
+    } else {
+        (2048, vec![10_000, 20_000, 40_000])
+    };
+    for images in counts {
+        let predicted = cost(images as f64, 1.0, d as f64, rates).seconds;
+        let blocks = Blocks::new(images, d);
+        let measured = blocks.seconds(Solver::Tsqr, Precision::F64, d / 40);
+        println!("| {images} | {predicted:.2} | {measured:.2} |");
+    }
+}
+
+fn prediction(d: f64, rates: &Rates) {
     println!(
         "| images | ranks | leaves | GFLOP a rank | levels between ranks | MB a message | MB sent in all | seconds |"
     );
     println!("|---|---|---|---|---|---|---|---|");
     for images in [1e6, 1e8, 1e9_f64] {
         for ranks in [3.0, 64.0, 1024.0_f64] {
-            let leaves = (images / (2.0 * d)).floor().max(1.0);
-            let working = ranks.min(leaves);
-            let own = (leaves / working).ceil();
-            let leaf_flops = own * 10.0 / 3.0 * d.powi(3);
-            let levels = working.log2().ceil();
-            let merge_flops = (own - 1.0 + levels) * 2.0 / 3.0 * d.powi(3);
-            let message = 8.0 * (d * (d + 1.0) / 2.0 + 2.0 * d + 3.0);
-            let seconds = leaf_flops / rates.leaf
-                + merge_flops / rates.merge
-                + levels * (message / BANDWIDTH + LATENCY)
-                + rates.svd;
+            let cost = cost(images, ranks, d, rates);
             println!(
-                "| {images:.0e} | {ranks} | {leaves} | {:.0} | {levels} | {:.1} | {:.0} | {seconds:.1} |",
-                (leaf_flops + merge_flops) / 1e9,
-                message / 1e6,
-                (working - 1.0) * message / 1e6,
+                "| {images:.0e} | {ranks} | {} | {:.0} | {} | {:.1} | {:.0} | {:.1} |",
+                cost.leaves,
+                cost.flops / 1e9,
+                cost.levels,
+                cost.message / 1e6,
+                cost.sent / 1e6,
+                cost.seconds,
             );
         }
     }
