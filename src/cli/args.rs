@@ -61,7 +61,11 @@ pub enum Command {
         help_template = help::TEMPLATE,
         before_help = help::PCA_EXAMPLES,
         after_help = help::MORE,
-        after_long_help = help::environment_and_exit_codes()
+        after_long_help = help::environment_and_exit_codes(),
+        mut_args(|option| match option.get_help_heading() {
+            Some("S3") => option.hide_short_help(true),
+            _ => option,
+        })
     )]
     Pca(Box<PcaArgs>),
     /// Scores of new images, or of stored features, by a fitted model
@@ -69,7 +73,11 @@ pub enum Command {
         help_template = help::TEMPLATE,
         before_help = help::TRANSFORM_EXAMPLES,
         after_help = help::MORE,
-        after_long_help = help::environment_and_exit_codes()
+        after_long_help = help::environment_and_exit_codes(),
+        mut_args(|option| match option.get_help_heading() {
+            Some("S3") => option.hide_short_help(true),
+            _ => option,
+        })
     )]
     Transform(Box<TransformArgs>),
     /// The report of a finished run, made again from its files
@@ -439,6 +447,7 @@ pub struct TransformArgs {
     /// Must be as fitted [default: as fitted]
     #[arg(
         long,
+        hide_short_help = true,
         value_enum,
         value_name = "v1|v1.5",
         hide_possible_values = true,
@@ -448,6 +457,7 @@ pub struct TransformArgs {
     /// Must be as fitted [default: as fitted]
     #[arg(
         long,
+        hide_short_help = true,
         value_enum,
         value_name = "caffe|torchvision",
         hide_possible_values = true,
@@ -457,6 +467,7 @@ pub struct TransformArgs {
     /// Must be as fitted [default: as fitted]
     #[arg(
         long,
+        hide_short_help = true,
         value_enum,
         value_name = "apply|ignore",
         hide_possible_values = true,
@@ -466,6 +477,7 @@ pub struct TransformArgs {
     /// Must be as fitted [default: as fitted]
     #[arg(
         long,
+        hide_short_help = true,
         value_enum,
         value_name = "layer1..layer4",
         hide_possible_values = true,
@@ -475,6 +487,7 @@ pub struct TransformArgs {
     /// Must be as fitted [default: as fitted]
     #[arg(
         long,
+        hide_short_help = true,
         value_enum,
         value_name = "avg|max|none",
         hide_possible_values = true,

@@ -12,7 +12,7 @@ pub const TEMPLATE: &str = "\
 {before-help}{all-args}{after-help}";
 
 /// At the end of the short help of a subcommand.
-pub const MORE: &str = "--help tells more about each option, the environment and the exit codes.";
+pub const MORE: &str = "--help tells more about each option, S3, environment and exit codes.";
 
 /// Examples of `p8` and `p8 run` on the first screen.
 pub const EXAMPLES: &str = "\
@@ -127,30 +127,35 @@ const TOPICS: [(&str, &str); 6] = [
     (
         "Images",
         "\
+Examples:
   mpirun -np 3 p8 --input photos --glob '*.jpg' --label none
   mpirun -np 3 p8 --input photos --label 'regex:([a-z]+)_[0-9]+'",
     ),
     (
         "Results",
         "\
+Examples:
   mpirun -np 3 p8 --input photos --output result
   mpirun -np 3 p8 --input photos --output result -k 7 --overwrite",
     ),
     (
         "Network",
         "\
+Examples:
   mpirun -np 3 p8 --input photos --layer layer3
   mpirun -np 3 p8 --input photos --weights resnet50.pth --pool max",
     ),
     (
         "Components",
         "\
+Examples:
   mpirun -np 3 p8 --input photos -k 20 --whiten
   mpirun -np 3 p8 --input photos --variance 0.8 --solver tsqr",
     ),
     (
         "S3",
         "\
+Examples:
   mpirun -np 3 p8 --input s3://bucket/photos --output s3://bucket/result
   mpirun -np 3 p8 --input s3://bucket/photos --path-style \\
       --endpoint-url http://localhost:9000",
@@ -158,6 +163,7 @@ const TOPICS: [(&str, &str); 6] = [
     (
         "Running",
         "\
+Examples:
   p8 --input photos --dry-run
   mpirun -np 3 p8 --config p8.toml --threads 4 --log json",
     ),
@@ -270,7 +276,7 @@ fn topic_page(heading: &'static str, examples: &str) -> String {
         .filter(|line| !line.trim().is_empty())
         .collect();
     format!(
-        "Examples:\n{examples}\n\n{}\n\nAlso from P8_<OPTION> and a file: p8 help {ENVIRONMENT_TOPIC}\n",
+        "{examples}\n\n{}\n\nAlso from P8_<OPTION> and a file: p8 help {ENVIRONMENT_TOPIC}\n",
         lines.join("\n")
     )
 }
@@ -414,11 +420,14 @@ mod tests {
             );
             for line in text.lines() {
                 assert!(line.chars().count() <= 80, "{topic}: {line:?}");
+                let is_command = line.starts_with("mpirun") || line.starts_with("p8");
+                assert!(!is_command, "{topic}: examples are indented");
             }
         }
         for subcommand in ["pca", "transform", "report", "doctor", "man", "help"] {
             let text = page(Some(subcommand)).unwrap();
             assert!(text.contains(&format!("p8 {subcommand}")), "{text}");
+            assert!(text.lines().count() <= 45, "{text}");
         }
     }
 

@@ -519,13 +519,9 @@ mod tests {
             let error = merged(arguments, &[]).unwrap_err();
             assert!(error.contains(tip), "{arguments:?}: {error}");
             // What is suggested is taken.
-            let words = tip.split(' ');
-            let mut advised: Vec<&str> = words.clone().collect();
-            let typed = words.last().unwrap();
-            advised.splice(
-                0..0,
-                arguments.iter().copied().filter(|word| *word != typed),
-            );
+            let (_, typed) = tip.split_once(' ').unwrap();
+            let kept = arguments.iter().copied().filter(|word| *word != typed);
+            let advised: Vec<&str> = kept.chain(tip.split(' ')).collect();
             merged(&advised, &[]).unwrap_or_else(|error| panic!("{advised:?}: {error}"));
         }
         let error = merged(&["--input", "a", "pca"], &[]).unwrap_err();
