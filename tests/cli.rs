@@ -25,6 +25,41 @@ fn help_and_version_are_printed_once_for_all_ranks() {
 }
 
 #[test]
+fn the_first_screen_is_short_and_leads_to_a_page_for_every_topic() {
+    let lines = |arguments: &[&str]| {
+        let page = P8::on(2).args(arguments).succeed().stdout;
+        assert_eq!(page.matches("Examples:").count(), 1, "{page}");
+        page.lines().count()
+    };
+    assert!(lines(&["-h"]) <= 40);
+    assert!(lines(&["run", "-h"]) <= 40);
+    assert!(lines(&["help"]) <= 40);
+    assert!(lines(&["help", "network"]) <= 40);
+    let solver = P8::on(2).args(["help", "solver"]).succeed();
+    assert!(solver.stdout.contains("--solver <NAME>"), "{solver}");
+    P8::on(1)
+        .args(["help", "netwrok"])
+        .fail(2, &["\"netwrok\"", "network, components"]);
+}
+
+#[test]
+fn away_from_its_source_p8_says_where_the_sample_images_are() {
+    let folder = tempfile::tempdir().unwrap();
+    P8::on(2).in_folder(folder.path()).fail(
+        3,
+        &[
+            "\"training_data\"",
+            "in the folder of p8's source",
+            "--input",
+        ],
+    );
+    // Who names an input is not told of samples.
+    let named = P8::on(1).args(["--input", "/no/such/folder"]).run();
+    named.demand(3, &["\"/no/such/folder\"", "No such file"]);
+    assert!(!named.stderr.contains("sample images"), "{named}");
+}
+
+#[test]
 fn the_long_version_tells_commit_target_kernels_and_libraries() {
     let version = P8::on(1).args(["--version"]).succeed();
     assert!(version.stdout.starts_with("p8 "), "{version}");
@@ -308,6 +343,60 @@ fn the_doctor_answers_for_every_rank() {
     ] {
         assert!(finished.stdout.contains(word), "{word}: {finished}");
     }
+}
+
+#[test]
+fn the_doctor_lists_and_reads_its_inputs_on_every_rank() {
+    let images = Images::new(12);
+    let doctor = |input: &std::path::Path| {
+        P8::on(2).args(["doctor".as_ref(), "--input".as_ref(), input.as_os_str()])
+    };
+    let seen = doctor(images.path()).succeed();
+    assert_eq!(seen.stdout.matches(": 12 images, ").count(), 2, "{seen}");
+    assert!(seen.stdout.contains("circle/000.png (40 x 30"), "{seen}");
+    let jpegs = doctor(images.path()).args(["--glob", "*.jpg"]).succeed();
+    assert_eq!(jpegs.stdout.matches(": 3 images, ").count(), 2, "{jpegs}");
+
+    use std::os::unix::ffi::OsStrExt;
+    let odd = std::ffi::OsStr::from_bytes(b"caf\xe9.jpg");
+    std::fs::write(images.path().join(odd), b"x").unwrap();
+    let seen = doctor(images.path()).succeed();
+    assert!(seen.stdout.contains("13 images, "), "{seen}");
+    let words = seen.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        words.contains("1 of them with a name that is not UTF-8"),
+        "{seen}"
+    );
+}
+
+#[test]
+fn an_input_that_cannot_be_read_ends_the_doctor_with_the_code_of_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let doctor = |ranks: usize, input: &std::path::Path| {
+        P8::on(ranks).args(["doctor".as_ref(), "--input".as_ref(), input.as_os_str()])
+    };
+    for ranks in [1, 3] {
+        let missing = doctor(ranks, &folder.path().join("missing")).run();
+        missing.demand(3, &["missing", "No such file", "--input"]);
+        // All the same the ranks have told what they see.
+        assert!(
+            missing.stdout.contains("an input cannot be read"),
+            "{missing}"
+        );
+        assert!(missing.stdout.contains("OpenBLAS"), "{missing}");
+    }
+    doctor(2, folder.path()).fail(3, &["no image found", "--glob"]);
+    doctor(1, "/dev/null".as_ref()).fail(3, &["neither a folder nor a regular file"]);
+    // A list alone says nothing about what can be read.
+    std::os::unix::fs::symlink("nowhere", folder.path().join("a.jpg")).unwrap();
+    doctor(2, folder.path()).fail(4, &["cannot read", "a.jpg"]);
+    let images = Images::new(1);
+    let whole = images.path().join("circle/000.png");
+    std::fs::copy(whole, folder.path().join("b.png")).unwrap();
+    doctor(2, folder.path()).succeed();
+    P8::on(1)
+        .args(["doctor", "--glob", "[", "--input", "x"])
+        .fail(2, &["--glob"]);
 }
 
 #[test]

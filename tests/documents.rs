@@ -244,6 +244,33 @@ fn commands_that_need_a_cluster_or_install_are_spelled_right() {
 }
 
 #[test]
+fn the_readme_installs_p8_by_a_command_that_cargo_knows() {
+    let code: String = blocks("README.md")
+        .into_iter()
+        .filter(|block| block.kind == "sh setup")
+        .map(|block| block.code)
+        .collect();
+    let line = code.lines().find(|line| line.starts_with("cargo install "));
+    let words: Vec<&str> = line.expect("cargo install").split(' ').collect();
+    let path = words.iter().position(|word| *word == "--path").unwrap();
+    assert!(
+        repository()
+            .join(words[path + 1])
+            .join("Cargo.toml")
+            .exists()
+    );
+    let help = Command::new(env!("CARGO"))
+        .args(["install", "-h"])
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    for option in words.iter().filter(|word| word.starts_with("--")) {
+        let is_known = help.split_whitespace().any(|word| word == *option);
+        assert!(is_known, "cargo install knows no {option}: {help}");
+    }
+}
+
+#[test]
 fn links_between_the_documents_lead_somewhere() {
     for document in documents() {
         let folder = repository().join(&document).parent().unwrap().to_path_buf();

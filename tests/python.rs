@@ -65,6 +65,19 @@ fn every_block_of_the_page_on_python_runs_and_sees_the_images() {
 }
 
 #[test]
+fn no_block_that_reads_a_file_is_longer_than_four_lines() {
+    let mut read = 0;
+    for block in blocks("docs/python.md") {
+        let projects = block.code.contains("load_file");
+        if block.kind == "python" && !projects {
+            assert!(block.code.lines().count() <= 4, "{}", block.code);
+            read += 1;
+        }
+    }
+    assert!(read > 8, "scores, shards and the model: {read} blocks");
+}
+
+#[test]
 fn the_ten_lines_that_project_give_the_scores_of_p8() {
     let Some(python) = python() else { return };
     let folder = result();

@@ -155,10 +155,52 @@ fn a_large_file_goes_in_parts_and_comes_back() {
     file.write_all(&bytes).unwrap();
     s3.write_file(&at("large.bin"), file).unwrap();
     assert_eq!(store.requests("partNumber=").len(), 12);
+    assert_eq!(
+        media_types(&store, "large.bin?uploads"),
+        ["application/octet-stream"]
+    );
     assert!(s3.read(&at("large.bin"), None).unwrap() == bytes);
     let traffic = s3.traffic();
     assert_eq!(traffic.bytes_sent, bytes.len() as u64);
     assert_eq!(traffic.bytes_received, bytes.len() as u64);
+}
+
+/// The types that requests for a target named.
+fn media_types(store: &ObjectStore, target: &str) -> Vec<String> {
+    let of_head = |head: String| {
+        head.lines().find_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            let is_type = name.eq_ignore_ascii_case("content-type");
+            is_type.then(|| value.trim().to_string())
+        })
+    };
+    let heads = store.requests(target).into_iter();
+    heads.filter_map(of_head).collect()
+}
+
+#[test]
+fn a_browser_shows_what_is_written_because_its_type_is_named() {
+    let store = ObjectStore::start();
+    let s3 = client(&store);
+    for (key, media_type) in [
+        ("out/report.html", "text/html; charset=utf-8"),
+        ("out/scatter.svg", "image/svg+xml"),
+        ("out/metrics.json", "application/json"),
+        ("out/scores.csv", "text/csv; charset=utf-8"),
+        ("out/scores.parquet", "application/vnd.apache.parquet"),
+        ("out/model.safetensors", "application/octet-stream"),
+        ("out.html/report", "application/octet-stream"),
+    ] {
+        s3.write(&at(key), Bytes::from_static(b"text")).unwrap();
+        assert_eq!(media_types(&store, key), [media_type], "{key}");
+    }
+    // A large one is sent in parts, and its type with the first request.
+    s3.write(&at("out/large.html"), Bytes::from(pattern(65 << 20)))
+        .unwrap();
+    assert_eq!(
+        media_types(&store, "large.html?uploads"),
+        ["text/html; charset=utf-8"]
+    );
 }
 
 #[test]

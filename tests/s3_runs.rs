@@ -294,23 +294,61 @@ fn a_dry_run_leaves_nothing_and_the_doctor_sees_the_store() {
         "{finished}"
     );
     assert_eq!(names(&store.bucket()), before);
-    let finished = P8::on(2)
-        .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-        .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-        .args([
-            "doctor",
-            "--input",
-            &s3("photos"),
-            "--endpoint-url",
-            store.endpoint(),
-        ])
-        .args(["--path-style"])
-        .succeed();
+    let doctor = |input: &str| {
+        P8::on(2)
+            .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+            .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+            .args(["doctor", "--input", input, "--path-style"])
+            .args(["--endpoint-url", store.endpoint()])
+    };
+    let finished = doctor(&s3("photos")).succeed();
     let seen = finished
         .stdout
-        .matches("s3://p8-tests/photos: 5 objects")
+        .matches("s3://p8-tests/photos: 5 images, ")
         .count();
     assert_eq!(seen, 2, "{finished}");
+    doctor(&s3("nothing")).fail(3, &["no image found", "s3://p8-tests/nothing"]);
+    // Who may list may not read.
+    store.fault(
+        "GET",
+        "/photos/",
+        usize::MAX,
+        Effect::answer(403, "AccessDenied"),
+    );
+    doctor(&s3("photos")).fail(4, &["s3://p8-tests/photos/", "AccessDenied"]);
+}
+
+#[test]
+fn a_report_in_s3_is_made_again_whole() {
+    let images = Images::new(13);
+    images.file("broken/x.jpg", b"\xff\xd8\xff no picture");
+    let store = store_with(&images);
+    run(2, &store).succeed();
+    let out = store.bucket().join("out");
+    let report = |ranks: usize, output: &str| {
+        P8::on(ranks)
+            .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+            .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+            .args(["report", "--output", output, "--path-style"])
+            .args(["--endpoint-url", store.endpoint()])
+    };
+    let files = ["report.html", "scatter.svg", "scree.svg"];
+    let read = || files.map(|name| std::fs::read_to_string(out.join(name)).unwrap());
+    let expected = read();
+    assert!(expected[0].trim_end().ends_with("</html>"));
+    for ranks in [1, 3] {
+        for name in files {
+            std::fs::remove_file(out.join(name)).unwrap();
+        }
+        store.heal();
+        report(ranks, &s3("out")).succeed();
+        assert!(read() == expected, "{ranks} ranks");
+        // Neither images nor weights are needed.
+        assert_eq!(store.requests("/photos/").len(), 0);
+        assert_eq!(store.requests("small.safetensors").len(), 0);
+    }
+    // Below an address that holds no result.
+    report(1, &s3("nothing")).fail(3, &["s3://p8-tests/nothing", "metrics.json"]);
 }
 
 /// A second opinion: another program that speaks the protocol, where it is installed.

@@ -137,6 +137,35 @@ fn unsafe_stands_in_wrappers_and_kernels_only_and_says_why() {
 }
 
 #[test]
+fn nothing_below_the_command_line_reads_an_argument_or_the_environment() {
+    let readers = ["env::var", "env::args", "env::temp_dir", "env::home_dir"];
+    let mut above = 0;
+    for (file, code) in lines() {
+        if !readers.iter().any(|reader| code.contains(reader)) {
+            continue;
+        }
+        if file.starts_with("src/cli/") {
+            above += 1;
+            continue;
+        }
+        let is_exception = code.contains("env::temp_dir") && file.starts_with("src/store/")
+            // The tests of a module stand beside it.
+            || code.contains("P8_REFERENCE");
+        assert!(is_exception, "{file}: {code}");
+    }
+    assert!(above > 0, "the command line reads them");
+}
+
+#[test]
+fn the_release_is_optimised_across_crates_and_stripped() {
+    let text = std::fs::read_to_string(repository().join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = text.parse().unwrap();
+    let release = &manifest["profile"]["release"];
+    assert_eq!(release["lto"].as_str(), Some("thin"));
+    assert_eq!(release["strip"].as_str(), Some("symbols"));
+}
+
+#[test]
 fn nothing_is_left_open() {
     // Spelled in two parts, or this line would be found.
     let marks = [

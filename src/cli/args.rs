@@ -27,9 +27,11 @@ use crate::run::settings::{LogFormat, WeightsChoice};
     help_template = help::TEMPLATE,
     before_help = help::EXAMPLES,
     before_long_help = help::LONG_EXAMPLES,
-    after_help = help::MORE,
+    after_help = help::first_screen(),
     after_long_help = help::environment_and_exit_codes(),
+    mut_args(|option| option.hide_short_help(true)),
     args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
     max_term_width = 100
 )]
 pub struct Cli {
@@ -49,8 +51,9 @@ pub enum Command {
         help_template = help::TEMPLATE,
         before_help = help::EXAMPLES,
         before_long_help = help::LONG_EXAMPLES,
-        after_help = help::MORE,
-        after_long_help = help::environment_and_exit_codes()
+        after_help = help::first_screen(),
+        after_long_help = help::environment_and_exit_codes(),
+        mut_args(|option| option.hide_short_help(true))
     )]
     Run(Box<RunArgs>),
     /// Principal components of stored features: a run's, Parquet, .npy
@@ -58,7 +61,11 @@ pub enum Command {
         help_template = help::TEMPLATE,
         before_help = help::PCA_EXAMPLES,
         after_help = help::MORE,
-        after_long_help = help::environment_and_exit_codes()
+        after_long_help = help::environment_and_exit_codes(),
+        mut_args(|option| match option.get_help_heading() {
+            Some("S3") => option.hide_short_help(true),
+            _ => option,
+        })
     )]
     Pca(Box<PcaArgs>),
     /// Scores of new images, or of stored features, by a fitted model
@@ -66,7 +73,11 @@ pub enum Command {
         help_template = help::TEMPLATE,
         before_help = help::TRANSFORM_EXAMPLES,
         after_help = help::MORE,
-        after_long_help = help::environment_and_exit_codes()
+        after_long_help = help::environment_and_exit_codes(),
+        mut_args(|option| match option.get_help_heading() {
+            Some("S3") => option.hide_short_help(true),
+            _ => option,
+        })
     )]
     Transform(Box<TransformArgs>),
     /// The report of a finished run, made again from its files
@@ -87,6 +98,12 @@ pub enum Command {
     Man {
         /// A subcommand, for the page of its options [default: p8 itself]
         subcommand: Option<String>,
+    },
+    /// Prints the help of a topic, a subcommand or an option
+    #[command(help_template = help::TEMPLATE, before_help = help::HELP_EXAMPLES)]
+    Help {
+        /// What to tell about [default: p8 itself]
+        topic: Option<String>,
     },
 }
 
@@ -196,7 +213,7 @@ pub struct RunArgs {
     pub pool: Option<Pool>,
     /// Its arithmetic [default: f32]
     ///
-    /// bf16 is up to 1.8 times as fast, on processors with AVX512-BF16; scores differ by about 1 %.
+    /// bf16 is 1.6 to 1.7 times as fast, on processors with AVX512-BF16; scores differ by about 1 %.
     #[arg(
         long,
         value_enum,
@@ -273,20 +290,20 @@ pub struct PcaOptions {
     /// Number of principal components
     ///
     /// No more than the rank of the features has; excludes --variance.
-    #[arg(short = 'k', long, value_name = "N", value_parser = at_least_one, conflicts_with = "variance", help_heading = "PCA")]
+    #[arg(short = 'k', long, value_name = "N", value_parser = at_least_one, conflicts_with = "variance", help_heading = "Components")]
     pub components: Option<usize>,
     /// As many as explain this share [default: 0.95]
     ///
     /// A share of the whole variance of all features, above 0 and up to 1; excludes --components.
-    #[arg(long, value_name = "F", value_parser = positive_fraction, help_heading = "PCA")]
+    #[arg(long, value_name = "F", value_parser = positive_fraction, help_heading = "Components")]
     pub variance: Option<f64>,
     /// Scale to unit variance [default: true]
     ///
     /// Divides every feature by its sample standard deviation; constant features count as 0.
-    #[arg(long, value_name = "true|false", hide_possible_values = true, value_parser = truth(), help_heading = "PCA")]
+    #[arg(long, value_name = "true|false", hide_possible_values = true, value_parser = truth(), help_heading = "Components")]
     pub standardize: Option<bool>,
     /// Give every score unit variance
-    #[arg(long, action = ArgAction::SetTrue, help_heading = "PCA")]
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "Components")]
     pub whiten: bool,
     /// auto, tsqr, wide, randomized [default: auto]
     ///
@@ -297,24 +314,24 @@ pub struct PcaOptions {
         value_enum,
         value_name = "NAME",
         hide_possible_values = true,
-        help_heading = "PCA"
+        help_heading = "Components"
     )]
     pub solver: Option<Solver>,
     /// Check all directions exactly [default: false]
     ///
     /// Every run checks its components in random directions; this one takes all of them and reads the
     /// features once more.
-    #[arg(long, value_name = "true|false", hide_possible_values = true, value_parser = truth(), help_heading = "PCA")]
+    #[arg(long, value_name = "true|false", hide_possible_values = true, value_parser = truth(), help_heading = "Components")]
     pub verify: Option<bool>,
     /// Of the factorisation [default: f64]
     ///
-    /// f32 takes about 60 % of the time and half the memory.
+    /// f32 takes 65 to 80 % of the time and half the memory.
     #[arg(
         long,
         value_enum,
         value_name = "f32|f64",
         hide_possible_values = true,
-        help_heading = "PCA"
+        help_heading = "Components"
     )]
     pub pca_precision: Option<pca::Precision>,
 }
@@ -322,7 +339,7 @@ pub struct PcaOptions {
 /// Threads, messages, and a file with options.
 #[derive(Debug, Default, Args)]
 pub struct RunningOptions {
-    /// Of each rank [default: its share of the host's cores]
+    /// Of each rank [default: its share of the cores]
     ///
     /// Results are the same bytes at any number of threads and ranks.
     #[arg(long, value_name = "N", value_parser = thread_count, help_heading = "Running")]
@@ -430,6 +447,7 @@ pub struct TransformArgs {
     /// Must be as fitted [default: as fitted]
     #[arg(
         long,
+        hide_short_help = true,
         value_enum,
         value_name = "v1|v1.5",
         hide_possible_values = true,
@@ -439,6 +457,7 @@ pub struct TransformArgs {
     /// Must be as fitted [default: as fitted]
     #[arg(
         long,
+        hide_short_help = true,
         value_enum,
         value_name = "caffe|torchvision",
         hide_possible_values = true,
@@ -448,6 +467,7 @@ pub struct TransformArgs {
     /// Must be as fitted [default: as fitted]
     #[arg(
         long,
+        hide_short_help = true,
         value_enum,
         value_name = "apply|ignore",
         hide_possible_values = true,
@@ -457,6 +477,7 @@ pub struct TransformArgs {
     /// Must be as fitted [default: as fitted]
     #[arg(
         long,
+        hide_short_help = true,
         value_enum,
         value_name = "layer1..layer4",
         hide_possible_values = true,
@@ -466,6 +487,7 @@ pub struct TransformArgs {
     /// Must be as fitted [default: as fitted]
     #[arg(
         long,
+        hide_short_help = true,
         value_enum,
         value_name = "avg|max|none",
         hide_possible_values = true,
@@ -514,9 +536,12 @@ pub struct DoctorArgs {
     /// A folder, a file or s3://bucket/prefix; may be given several times.
     #[arg(long, value_name = "PATH")]
     pub input: Vec<PathBuf>,
+    /// Only files that match [default: all images]
+    #[arg(long, value_name = "PATTERN")]
+    pub glob: Option<String>,
     #[command(flatten)]
     pub s3: S3Options,
-    /// Of each rank [default: its share of the host's cores]
+    /// Of each rank [default: its share of the cores]
     #[arg(long, value_name = "N", value_parser = thread_count)]
     pub threads: Option<usize>,
     /// TOML file with options by their long names

@@ -26,7 +26,7 @@ pub fn start(log: Log, rank: usize) {
     // A second start, as in tests, keeps the first.
     let _ = match log.format {
         LogFormat::Human => {
-            let wraps = terminal::is_there();
+            let wraps = terminal::is_there(log);
             builder.event_format(Plain { rank, wraps }).try_init()
         }
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

@@ -69,10 +69,7 @@ impl Task {
             Task::Pca(task) => task.settings.log,
             Task::Transform(task) => task.settings.log,
             Task::Report(task) => task.settings.log,
-            Task::Doctor(_) => Log {
-                format: LogFormat::Human,
-                level: Level::Normal,
-            },
+            Task::Doctor(settings) => settings.log,
         }
     }
 }
@@ -123,6 +120,10 @@ fn task(
             let page = pages::manual(subcommand.as_deref());
             return Err(page.map_or_else(ArgumentError::Text, ArgumentError::Page));
         }
+        Some(Command::Help { topic }) => {
+            let page = help::page(topic.as_deref());
+            return Err(page.map_or_else(ArgumentError::Text, ArgumentError::Page));
+        }
         Some(Command::Doctor(doctor)) => {
             let inputs = doctor.input.iter().map(|path| resolve::location(path));
             return Ok(Task::Doctor(run::doctor::DoctorSettings {
@@ -131,7 +132,13 @@ fn task(
                 inputs: inputs
                     .collect::<Result<_, _>>()
                     .map_err(ArgumentError::Text)?,
+                glob: doctor.glob,
                 store: resolve::store(doctor.s3, environment),
+                log: Log {
+                    format: LogFormat::Human,
+                    level: Level::Normal,
+                    is_dumb: resolve::is_dumb(environment),
+                },
             }));
         }
     };

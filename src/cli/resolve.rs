@@ -92,6 +92,7 @@ pub fn resolve(
                 (false, true) => Level::Verbose,
                 (false, false) => Level::Normal,
             },
+            is_dumb: is_dumb(environment),
         },
         listed: Vec::new(),
     };
@@ -289,6 +290,11 @@ pub fn store(s3: S3Options, environment: &dyn Fn(&str) -> Option<OsString>) -> S
         .any(|name| environment(name).is_some()),
         ..S3Settings::default()
     })
+}
+
+/// Whether the terminal cannot rewrite a line.
+pub fn is_dumb(environment: &dyn Fn(&str) -> Option<OsString>) -> bool {
+    environment("TERM").is_some_and(|terminal| terminal == "dumb")
 }
 
 /// The path without what does not change it: `a/`, `./a` and `a` are one folder, and one setting.

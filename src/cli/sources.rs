@@ -116,6 +116,7 @@ fn with_hint(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
     let option = match subcommand {
         Some("completions" | "man" | "help") => None,
         Some("pca") => Some("--features"),
+        Some("report") => Some("--output"),
         _ => Some("--input"),
     };
     if let (true, false, Some(word), Some(option)) = (unexpected, has_suggestion, word, option) {
@@ -512,9 +513,16 @@ mod tests {
             (&["--input", "a", "b"], "--input b"),
             (&["pca", "result"], "--features result"),
             (&["transform", "new"], "--input new"),
+            (&["report", "result"], "--output result"),
+            (&["doctor", "photos"], "--input photos"),
         ] {
             let error = merged(arguments, &[]).unwrap_err();
             assert!(error.contains(tip), "{arguments:?}: {error}");
+            // What is suggested is taken.
+            let (_, typed) = tip.split_once(' ').unwrap();
+            let kept = arguments.iter().copied().filter(|word| *word != typed);
+            let advised: Vec<&str> = kept.chain(tip.split(' ')).collect();
+            merged(&advised, &[]).unwrap_or_else(|error| panic!("{advised:?}: {error}"));
         }
         let error = merged(&["--input", "a", "pca"], &[]).unwrap_err();
         assert!(!error.contains("--input pca"), "{error}");

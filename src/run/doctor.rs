@@ -1,9 +1,13 @@
 //! `p8 doctor`: what each rank sees of its machine.
 
-use super::terminal;
+use super::announce::{count, size};
+use super::settings::Log;
+use super::{listing, terminal};
 use crate::comm::Comm;
 use crate::comm::hosts::Place;
-use crate::error::{Failure, Kind};
+use crate::dataset::list::{Entry, Filter, list};
+use crate::error::{Classify, Failure, Kind, chain};
+use crate::image;
 use crate::kernels::{CacheSizes, Isa};
 use crate::linalg;
 use crate::model::weights::{Cache, Named};
@@ -19,10 +23,14 @@ pub struct DoctorSettings {
     pub threads: Option<usize>,
     /// Where named weights are kept.
     pub cache_folder: Option<PathBuf>,
-    /// What every rank tries to list.
+    /// What every rank tries to list and to read.
     pub inputs: Vec<Location>,
+    /// `--glob`.
+    pub glob: Option<String>,
     /// How objects are reached.
     pub store: Store,
+    /// How warnings are printed.
+    pub log: Log,
 }
 
 /// One rank's answers.
@@ -39,26 +47,45 @@ struct Findings {
     blas: String,
     cache: String,
     weights: Vec<(String, bool)>,
-    /// What came of listing each input, and whether it could be.
-    inputs: Vec<(String, bool)>,
+    inputs: Vec<Access>,
     warning: Option<String>,
 }
+
+/// What came of reading an input.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Access {
+    input: String,
+    /// What is there, or why it cannot be read.
+    found: String,
+    /// The exit code of a run that could not read it.
+    problem: Option<u8>,
+}
+
+/// Images that are tried before an input counts as unreadable: one bad file costs only itself.
+const TRIED: usize = 8;
 
 /// Prints what every rank sees, rank by rank, on rank 0.
 ///
 /// # Errors
-/// When the ranks cannot be asked.
+/// On all ranks when one of them cannot read an input, with the exit code of a run that could not; and when
+/// the ranks cannot be asked.
 pub fn doctor(settings: &DoctorSettings, comm: &Comm) -> Result<(), Failure> {
     linalg::init();
     let place = Place::find(comm);
-    let mine = serde_json::to_vec(&findings(settings, comm, place)).map_err(broken)?;
-    let Some(all) = comm.gather_bytes(&mine) else {
-        return Ok(());
-    };
+    let filter = listing::filter(settings.glob.as_deref())?;
+    let mine = findings(settings, &filter, comm, place);
+    let problem = problem(&mine);
+    if let Some(all) = comm.gather_bytes(&serde_json::to_vec(&mine).map_err(broken)?) {
+        print(&all, comm);
+    }
+    comm.agree(problem.map_or(Ok(()), Err))
+}
+
+fn print(all: &[Vec<u8>], comm: &Comm) {
     println!(
         "p8 {}, {}",
         env!("CARGO_PKG_VERSION"),
-        super::announce::count(all.len(), "rank")
+        count(all.len(), "rank")
     );
     let found = all.iter().map(|bytes| serde_json::from_slice(bytes));
     let found: Vec<Findings> = comm.or_end(found.collect::<Result<_, _>>().map_err(broken));
@@ -66,10 +93,17 @@ pub fn doctor(settings: &DoctorSettings, comm: &Comm) -> Result<(), Failure> {
         println!("{}", terminal::wrapped(&page(rank, found), 12));
     }
     println!("\n{}", terminal::wrapped(&verdict(&found), 6));
-    Ok(())
 }
 
-fn findings(settings: &DoctorSettings, comm: &Comm, place: Place) -> Findings {
+/// The first input that this rank cannot read.
+fn problem(mine: &Findings) -> Option<Failure> {
+    mine.inputs.iter().find_map(|access| {
+        let kind = Kind::from_exit_code(access.problem?)?;
+        Some(Failure::new(kind, access.found.clone()))
+    })
+}
+
+fn findings(settings: &DoctorSettings, filter: &Filter, comm: &Comm, place: Place) -> Findings {
     let cache = Cache::new(settings.cache_folder.clone().unwrap_or_default());
     Findings {
         host_cores: place.host_cores,
@@ -96,32 +130,58 @@ fn findings(settings: &DoctorSettings, comm: &Comm, place: Place) -> Findings {
         inputs: settings
             .inputs
             .iter()
-            .map(|input| access(&settings.store, input))
+            .map(|input| access(&settings.store, input, filter))
             .collect(),
         warning: place.binding_warning(),
         host: place.host,
     }
 }
 
-/// Whether an input can be listed from here.
-fn access(store: &Store, input: &Location) -> (String, bool) {
-    let counted = match input {
-        Location::Local(path) => std::fs::metadata(path)
-            .map(|_| "is there".to_string())
-            .map_err(|error| error.to_string()),
-        Location::S3(prefix) => store
-            .s3()
-            .and_then(|s3| {
-                let objects = s3.list(prefix)?;
-                let found = super::announce::count(objects.len(), "object");
-                Ok(format!("{found}, region {}", s3.region()))
-            })
-            .map_err(|error| crate::error::chain(&error)),
+/// What is in an input as seen from here, and whether it can be read.
+fn access(store: &Store, input: &Location, filter: &Filter) -> Access {
+    let (found, problem) = match look(store, input, filter) {
+        Ok(found) => (found, None),
+        Err(failure) => (failure.text, Some(failure.kind.exit_code())),
     };
-    match counted {
-        Ok(found) => (format!("{input}: {found}"), true),
-        Err(cause) => (format!("{input}: {cause}"), false),
+    Access {
+        input: input.to_string(),
+        found,
+        problem,
     }
+}
+
+/// Lists an input as a run does, and reads one image of it.
+fn look(store: &Store, input: &Location, filter: &Filter) -> Result<String, Failure> {
+    let entries = list(store, std::slice::from_ref(input), filter)?;
+    let bytes: u64 = entries.iter().map(|entry| entry.bytes).sum();
+    let mut found = format!("{}, {}", count(entries.len(), "image"), size(bytes as f64));
+    if let Location::S3(_) = input {
+        found.push_str(&format!(", region {}", store.s3()?.region()));
+    }
+    let is_replaced = |entry: &&Entry| entry.key.contains(char::REPLACEMENT_CHARACTER);
+    let odd = entries.iter().filter(is_replaced).count();
+    if odd > 0 {
+        found.push_str(&format!(
+            ", {odd} of them with a name that is not UTF-8 (results show \u{fffd} there)"
+        ));
+    }
+    let mut failure = None;
+    for entry in entries.iter().take(TRIED) {
+        match entry.read(store) {
+            Ok(bytes) => {
+                let seen = match image::dimensions(&bytes) {
+                    Some((width, height)) => format!("{width} x {height} pixels"),
+                    None => "no image that p8 can decode".into(),
+                };
+                found.push_str(&format!("; opened {} ({seen})", entry.key));
+                return Ok(found);
+            }
+            Err(error) => {
+                failure.get_or_insert(Failure::new(error.kind(), chain(&error)));
+            }
+        }
+    }
+    Err(failure.unwrap_or_else(|| Failure::new(Kind::Input, "there is no image")))
 }
 
 fn page(rank: usize, found: &Findings) -> String {
@@ -142,7 +202,7 @@ fn page(rank: usize, found: &Findings) -> String {
                 "{} on the host, {} for this rank, {} used",
                 found.host_cores,
                 found.bound_cores,
-                super::announce::count(found.threads, "thread")
+                count(found.threads, "thread")
             ),
         ),
         ("caches", found.caches.clone()),
@@ -155,8 +215,8 @@ fn page(rank: usize, found: &Findings) -> String {
     ] {
         page.push_str(&format!("  {what:<10}{value}\n"));
     }
-    for (input, _) in &found.inputs {
-        page.push_str(&format!("  input     {input}\n"));
+    for Access { input, found, .. } in &found.inputs {
+        page.push_str(&format!("  input     {input}: {found}\n"));
     }
     if let Some(warning) = &found.warning {
         page.push_str(&format!("  warning   {warning}\n"));
@@ -175,7 +235,7 @@ fn verdict(found: &[Findings]) -> String {
     let unreadable: Vec<String> = found
         .iter()
         .enumerate()
-        .filter(|(_, rank)| rank.inputs.iter().any(|(_, is_readable)| !is_readable))
+        .filter(|(_, rank)| rank.inputs.iter().any(|access| access.problem.is_some()))
         .map(|(rank, _)| rank.to_string())
         .collect();
     if !unreadable.is_empty() {
@@ -237,7 +297,11 @@ mod tests {
             blas: String::new(),
             cache: String::new(),
             weights: vec![("keras".into(), true), ("torchvision-v1".into(), false)],
-            inputs: vec![("photos: is there".into(), true)],
+            inputs: vec![Access {
+                input: "photos".into(),
+                found: "9 images".into(),
+                problem: None,
+            }],
             warning: None,
         }
     }
@@ -253,7 +317,7 @@ mod tests {
     #[test]
     fn the_verdict_names_what_is_amiss_and_where() {
         let mut other = healthy();
-        other.inputs = vec![("photos: no such file".into(), false)];
+        other.inputs[0].problem = Some(3);
         other.instruction_set = "avx512".into();
         let mut first = healthy();
         first.weights[0].1 = false;

@@ -2,9 +2,10 @@
 
 use super::settings::Settings;
 use crate::comm::Comm;
+use crate::dataset::DatasetError;
 use crate::dataset::list::{Entry, Filter, list as list_files};
 use crate::dataset::slice::Slices;
-use crate::error::{Failure, Kind};
+use crate::error::{Classify, Failure, Kind};
 use crate::image;
 use std::ops::Range;
 
@@ -72,11 +73,34 @@ pub fn list(settings: &Settings, comm: &Comm) -> Result<Listing, Failure> {
 }
 
 fn list_here(settings: &Settings) -> Result<Vec<Entry>, Failure> {
-    let filter = match &settings.glob {
-        None => Filter::Extensions(image::EXTENSIONS),
-        Some(pattern) => Filter::pattern(pattern)?,
-    };
-    Ok(list_files(&settings.store, &settings.inputs, &filter)?)
+    let filter = filter(settings.glob.as_deref())?;
+    list_files(&settings.store, &settings.inputs, &filter).map_err(|error| match &error {
+        DatasetError::NotThere { input, .. } if is_default(settings) => Failure::new(
+            error.kind(),
+            format!(
+                "cannot find the input \"{}\": the sample images lie in the folder of p8's source; run p8 there, or name your own images with --input",
+                input.display()
+            ),
+        ),
+        _ => error.into(),
+    })
+}
+
+/// Which files count as images, by `--glob`.
+///
+/// # Errors
+/// When the pattern is malformed.
+pub fn filter(glob: Option<&str>) -> Result<Filter, DatasetError> {
+    match glob {
+        None => Ok(Filter::Extensions(image::EXTENSIONS)),
+        Some(pattern) => Filter::pattern(pattern),
+    }
+}
+
+/// Whether nobody named an input.
+fn is_default(settings: &Settings) -> bool {
+    let mut listed = settings.listed.iter();
+    listed.any(|setting| setting.name == "input" && setting.source == "default")
 }
 
 fn encode(entries: &[Entry]) -> Result<Vec<u8>, Failure> {

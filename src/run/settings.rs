@@ -105,6 +105,8 @@ pub struct Log {
     pub format: LogFormat,
     /// How much.
     pub level: Level,
+    /// Whether a terminal, where there is one, can only write line after line (`TERM=dumb`).
+    pub is_dumb: bool,
 }
 
 /// How much is printed.

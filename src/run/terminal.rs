@@ -38,11 +38,8 @@ const LAUNCHERS: [&str; 10] = [
 static IS_SHOWN: AtomicBool = AtomicBool::new(false);
 
 /// Whether what this process writes to standard error ends on a terminal.
-pub fn is_there() -> bool {
-    if std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb") {
-        return false;
-    }
-    io::stderr().is_terminal() || launchers_is_terminal(Path::new("/proc"))
+pub fn is_there(log: Log) -> bool {
+    !log.is_dumb && (io::stderr().is_terminal() || launchers_is_terminal(Path::new("/proc")))
 }
 
 /// Whether the topmost launcher above this process writes to a terminal.
@@ -106,6 +103,7 @@ fn clear() {
 /// line every 30 seconds.
 pub struct Line {
     form: Form,
+    interval: Duration,
     shown: Instant,
 }
 
@@ -121,14 +119,23 @@ impl Line {
     pub fn start(comm: &Comm, log: Log, begin: &str) -> Self {
         let form = match (comm.rank(), log.level, log.format) {
             (1.., _, _) | (_, Level::Quiet, _) => Form::Silent,
-            (_, _, LogFormat::Human) if is_there() => Form::Terminal,
+            (_, _, LogFormat::Human) if is_there(log) => Form::Terminal,
             _ => Form::Log,
         };
         if form == Form::Terminal {
             rewrite(begin);
         }
+        Line::of(form, LOG_INTERVAL)
+    }
+
+    /// In a log a line every `interval`.
+    fn of(form: Form, interval: Duration) -> Self {
         Line {
             form,
+            interval: match form {
+                Form::Terminal => TERMINAL_INTERVAL,
+                Form::Log | Form::Silent => interval,
+            },
             shown: Instant::now(),
         }
     }
@@ -140,12 +147,7 @@ impl Line {
 
     /// Tells where it stands, if it is time to.
     pub fn tell(&mut self, text: impl FnOnce() -> String) {
-        let interval = match self.form {
-            Form::Silent => return,
-            Form::Terminal => TERMINAL_INTERVAL,
-            Form::Log => LOG_INTERVAL,
-        };
-        if self.shown.elapsed() < interval {
+        if self.form == Form::Silent || self.shown.elapsed() < self.interval {
             return;
         }
         self.shown = Instant::now();
@@ -256,6 +258,33 @@ mod tests {
             let folder = processes(&chain);
             assert_eq!(launchers_is_terminal(folder.path()), expected, "{chain:?}");
         }
+    }
+
+    /// What is logged when a line is told again and again, `since` after it was told last.
+    fn logged(form: Form, interval: Duration, since: Duration) -> Vec<String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let writer = std::sync::Arc::new(file.reopen().unwrap());
+        let log = tracing_subscriber::fmt().with_writer(writer).finish();
+        tracing::subscriber::with_default(log, || {
+            let mut line = Line::of(form, interval);
+            line.shown -= since;
+            for number in 0..3 {
+                line.tell(|| format!("picture {number}"));
+            }
+        });
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        text.lines().map(str::to_string).collect()
+    }
+
+    #[test]
+    fn a_log_gets_a_line_when_the_interval_is_over_and_not_before() {
+        let second = Duration::from_secs(1);
+        let said = logged(Form::Log, LOG_INTERVAL, 30 * second);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].ends_with("picture 0"), "{said:?}");
+        assert_eq!(logged(Form::Log, LOG_INTERVAL, 20 * second), [""; 0]);
+        assert_eq!(logged(Form::Log, Duration::ZERO, second).len(), 3);
+        assert_eq!(logged(Form::Silent, Duration::ZERO, second), [""; 0]);
     }
 
     #[test]

@@ -88,6 +88,7 @@ impl S3 {
             .put_object()
             .bucket(&address.bucket)
             .key(&address.key)
+            .content_type(media_type(&address.key))
             .body(ByteStream::from(bytes))
             .send()
             .await
@@ -104,6 +105,7 @@ impl S3 {
             .create_multipart_upload()
             .bucket(&address.bucket)
             .key(&address.key)
+            .content_type(media_type(&address.key))
             .send()
             .await
             .map_err(|error| self.failed(Action::Write, address, &error))?;
@@ -243,6 +245,19 @@ impl S3 {
                 error => Err(error),
             },
         }
+    }
+}
+
+/// What a browser takes an object for: a page of the type that stores assume where none is named is
+/// downloaded instead of shown.
+fn media_type(key: &str) -> &'static str {
+    match key.rsplit_once('.').map_or("", |(_, ending)| ending) {
+        "html" => "text/html; charset=utf-8",
+        "svg" => "image/svg+xml",
+        "json" => "application/json",
+        "csv" => "text/csv; charset=utf-8",
+        "parquet" => "application/vnd.apache.parquet",
+        _ => "application/octet-stream",
     }
 }
 
