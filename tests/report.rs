@@ -4,7 +4,7 @@ use crate::support::browser::{Browser, Window};
 use crate::support::{Images as Pictures, P8, metrics, names, scores};
 use p8::image::{Preprocess, Rgb8, thumbnail};
 use p8::output::metrics::Metrics;
-use p8::output::report::{Collector, Found, Images, MAX_POINTS, Report};
+use p8::output::report::{Collector, Found, Images, MAX_POINTS, Report, Scaling};
 use p8::output::shard::ShardRow;
 use std::path::{Path, PathBuf};
 
@@ -557,7 +557,13 @@ fn a_page_of_ten_thousand_images_is_small_and_shows_each_of_them() {
             .collect();
         collector.add(&row, &scores, (position % 997) as f32);
     }
-    let collected = collector.finish(None);
+    let scaling = Scaling {
+        divisors: vec![1.0],
+        standardized: true,
+        deviations: None,
+        total_variance: 1.0,
+    };
+    let collected = collector.compare(scaling).finish();
     let found = collected
         .wanted()
         .into_keys()
@@ -571,7 +577,7 @@ fn a_page_of_ten_thousand_images_is_small_and_shows_each_of_them() {
         .collect();
     let page = Report {
         metrics: &metrics,
-        images: &Images::new(collected, found, &[1.0], 1.0),
+        images: &Images { collected, found },
     }
     .page();
     assert!(page.len() < 5_000_000, "{} bytes", page.len());

@@ -5,7 +5,7 @@ use super::announce;
 use super::blocks::Blocks;
 use super::command::command;
 use super::context::Context;
-use super::fetch::fetch;
+use super::fetch;
 use super::fitted_model;
 use super::memory;
 use super::output_folder::{Folder, begin_replacing};
@@ -17,7 +17,7 @@ use crate::output::metrics::{
     Environment, Images, Metrics, ModelSummary, Setting, Task, Traffic, Weights, rfc3339,
 };
 use crate::output::outcomes::OutcomesParquet;
-use crate::output::report::{self as page, Collector, MAX_POINTS, Report};
+use crate::output::report::{Collector, MAX_POINTS, Report, Scaling};
 use crate::output::scores::{ScoreBlock, ScoresCsv, ScoresParquet};
 use crate::output::shard::Provenance;
 use crate::pca::{self, Certificate, Model};
@@ -92,7 +92,7 @@ pub fn publish(run: &Finished) -> Result<(), Failure> {
         // The others only hand over their blocks.
         None => collect(comm, run.blocks, spill, |_| Ok(())).and_then(|()| {
             if run.task != Task::Transform {
-                fetch(comm, run.blocks, None)?;
+                fetch::images(comm, run.blocks, None)?;
             }
             Ok(())
         }),
@@ -259,7 +259,10 @@ fn write_results(
     }
 
     let images = match run.task {
-        Task::Run | Task::Pca => Some(images(run, collector)?),
+        Task::Run | Task::Pca => {
+            let compared = collector.compare(Scaling::of(run.model));
+            fetch::images(run.context.comm, run.blocks, Some(compared))?
+        }
         Task::Transform => None,
     };
 
@@ -287,19 +290,6 @@ fn write_results(
         file.publish()?;
     }
     Ok(())
-}
-
-/// The images of the report, with what the other ranks have of them.
-fn images(run: &Finished, collector: Collector) -> Result<page::Images, Failure> {
-    let deviations = run.model.whiten.then(|| run.model.deviations());
-    let collected = collector.finish(deviations.as_deref());
-    let found = fetch(run.context.comm, run.blocks, Some(&collected))?;
-    Ok(page::Images::new(
-        collected,
-        found,
-        &run.model.scale,
-        run.model.total_variance,
-    ))
 }
 
 fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> Metrics {

@@ -2,8 +2,8 @@
 //!
 //! The page is one file with nothing to fetch; its content security policy allows the one script that is
 //! part of it and forbids everything else. Every text that comes from outside is escaped. A run gathers
-//! images with [`Collector`] while scores go by, asks the ranks for the thumbnails of those that it wants,
-//! and makes [`Images`] of both.
+//! images with [`Collector`] while scores go by, asks the ranks for the features that [`Compared`] wants and
+//! for the thumbnails that [`Collected`] wants, and makes [`Images`] of it.
 
 mod charts;
 mod collect;
@@ -13,6 +13,7 @@ mod gallery;
 mod images;
 mod legend;
 mod neighbours;
+mod pairs;
 mod pictures;
 mod scatter;
 mod text;
@@ -24,8 +25,9 @@ use sha2::{Digest, Sha256};
 
 use crate::output::metrics::Metrics;
 
-pub use collect::{Collected, Collector, MAX_POINTS, Need, POINTS_LIMIT};
+pub use collect::{Collected, Collector, Compared, MAX_POINTS, Need, POINTS_LIMIT};
 pub use images::{Found, Images};
+pub use pairs::Scaling;
 
 use legend::Legend;
 use pictures::Sheets;

@@ -23,17 +23,47 @@ fn images(label: &str, failures: &[Outcome], k: usize) -> Images {
         let scores: Vec<f32> = (0..k).map(|c| f32::from(position) - c as f32).collect();
         collector.add(&row, &scores, f32::from(position));
     }
-    let collected = collector.finish(None);
+    finished(collector, &|_| None)
+}
+
+/// The images of a collector, whose three features are their positions.
+fn finished(collector: Collector, thumbnail: &dyn Fn(u64) -> Option<Vec<u8>>) -> Images {
+    let mut compared = collector.compare(Scaling {
+        divisors: vec![1.0; 3],
+        standardized: true,
+        deviations: None,
+        total_variance: 8.0,
+    });
+    loop {
+        let wanted = compared.wanted();
+        if wanted.is_empty() {
+            break;
+        }
+        let found = wanted.into_keys().map(|position| {
+            let features = vec![position as f64; 3];
+            (
+                position,
+                Found {
+                    features,
+                    ..Found::default()
+                },
+            )
+        });
+        compared.add(&found.collect()).unwrap();
+    }
+    let collected = compared.finish();
     let found = collected.wanted().into_iter().map(|(position, need)| {
         let found = Found {
-            name: (need >= Need::Name).then(|| (String::new(), None)),
-            thumbnail: None,
-            features: vec![position as f64; 3],
+            name: (need == Need::Named).then(|| (String::new(), None)),
+            thumbnail: thumbnail(position),
+            features: Vec::new(),
         };
         (position, found)
     });
-    let found = found.collect();
-    Images::new(collected, found, &[1.0; 3], 8.0)
+    Images {
+        found: found.collect(),
+        collected,
+    }
 }
 
 fn failure(path: &str, reason: &str) -> Outcome {
@@ -295,17 +325,9 @@ fn ten_thousand_images_with_thumbnails_are_less_than_5_mb() {
             .collect();
         collector.add(&row, &scores, (position % 997) as f32);
     }
-    let collected = collector.finish(None);
-    let found = collected.wanted().into_keys().map(|position| {
-        let found = Found {
-            name: None,
-            thumbnail: Some(pictures[position as usize % 50].clone()),
-            features: Vec::new(),
-        };
-        (position, found)
+    let images = finished(collector, &|position| {
+        Some(pictures[position as usize % 50].clone())
     });
-    let found = found.collect();
-    let images = Images::new(collected, found, &[1.0], 1.0);
     let html = Report {
         metrics: &metrics,
         images: &images,
