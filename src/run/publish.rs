@@ -3,7 +3,7 @@
 
 use super::announce;
 use super::blocks::Blocks;
-use super::command::command;
+use super::command::{Ran, command};
 use super::context::Context;
 use super::fetch;
 use super::fitted_model;
@@ -56,6 +56,8 @@ pub struct Origin {
     pub weights: Option<Weights>,
     /// What computed them.
     pub executor: String,
+    /// The files and folders that hold them, from the root on; empty where the network computes them.
+    pub files: Vec<String>,
 }
 
 /// What a task went through.
@@ -311,6 +313,7 @@ fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> 
         s3: ranks.s3,
         phases,
         seconds_by_rank: seconds_by_rank(&ranks.phases),
+        features: run.origin.files.clone(),
         weights: run.origin.weights.clone(),
         model: ModelSummary {
             n: model.n,
@@ -327,6 +330,9 @@ fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> 
         certificate: serde_json::to_value(certificate).unwrap_or_default(),
         environment: Environment {
             p8_version: env!("CARGO_PKG_VERSION").into(),
+            commit: env!("P8_BUILD_COMMIT").into(),
+            target: concat!(env!("P8_BUILD_TARGET"), ", ", env!("P8_BUILD_PROFILE")).into(),
+            compiler: env!("P8_BUILD_COMPILER").into(),
             ranks: run.context.comm.size(),
             hosts: ranks.hosts.clone(),
             threads_per_rank: ranks.threads.clone(),
@@ -351,10 +357,14 @@ fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> 
             })
             .collect(),
         command: command(
-            run.task,
+            Ran {
+                task: run.task,
+                features: &run.origin.files,
+                weights: run.origin.weights.as_ref(),
+                ranks: run.context.comm.size(),
+                folder: std::env::current_dir().ok().as_deref(),
+            },
             run.context.settings,
-            run.origin.weights.as_ref(),
-            run.context.comm.size(),
         ),
         warnings: warnings(run),
     }

@@ -2,7 +2,7 @@
 
 use super::blocks::{Block, Blocks};
 use super::context::Context;
-use super::featurize::read_shard;
+use super::featurize::{read_shard, read_thumbnails};
 use super::fetch;
 use super::fitted_model;
 use super::output_folder::Folder;
@@ -233,7 +233,7 @@ fn shards<'a>(
         owner_of_block: slice::owners(rows_per_block.len(), context.comm.size()),
         width,
         read: Box::new(move |block| {
-            let shard = read_shard(store, &of_read.shard(block), shard::decode)?;
+            let shard = read_shard(store, &of_read.shard(block))?;
             let shape = (shard.rows.len(), shard.width);
             let features = Array2::from_shape_vec(shape, shard.features)
                 .map_err(|error| Failure::new(Kind::Internal, format!("block {block}: {error}")))?;
@@ -243,29 +243,22 @@ fn shards<'a>(
                 outcomes: shard.outcomes,
             })
         }),
-        thumbnails: Box::new(move |block| {
-            read_shard(store, &of_thumbnails.shard(block), shard::decode_thumbnails)
-        }),
+        thumbnails: Box::new(move |block| read_thumbnails(store, &of_thumbnails.shard(block))),
     }
 }
 
-/// Where `p8 pca` had its features from, as its settings say.
+/// Where `p8 pca` had its features from.
 fn stored_features(metrics: &Metrics, folder: &Folder) -> Result<Source, Failure> {
     let setting = |name: &str| metrics.settings.get(name);
-    let paths = setting("features")
-        .and_then(|setting| setting.value.as_str())
-        .ok_or_else(|| {
-            unusable(
-                folder,
-                "metrics.json",
-                &"it does not say where the features are",
-            )
-        })?;
+    if metrics.features.is_empty() {
+        let problem = "it does not say where the features are";
+        return Err(unusable(folder, "metrics.json", &problem));
+    }
     let column = setting("column")
         .filter(|setting| setting.source != "default")
         .and_then(|setting| setting.value.as_str());
     Ok(Source::Stored {
-        paths: paths.split(", ").map(PathBuf::from).collect(),
+        paths: metrics.features.iter().map(PathBuf::from).collect(),
         column: column.map(str::to_owned),
     })
 }

@@ -36,6 +36,13 @@ pub fn map(images: &Images, metrics: &Metrics) -> String {
             plural(collected.not_finite, "image is", "images are")
         ));
     }
+    let choices = super::data::choices(&collected.points);
+    if choices < metrics.model.k {
+        captions.push(format!(
+            "The first {choices} of {} components can be chosen.",
+            count(metrics.model.k as u64)
+        ));
+    }
     captions.extend(missing(images));
     let captions: String = captions
         .iter()

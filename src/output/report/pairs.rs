@@ -190,7 +190,7 @@ impl Search {
                 .is_some_and(|(_, bound)| *bound <= farthest);
         let near = NEAR * scaling.typical_distance();
         let near = self.pairs.partition_point(|pair| pair.distance <= near);
-        self.pairs.truncate(near.max(NEAREST_PAIRS).min(PAIRS));
+        self.pairs.truncate(near.clamp(NEAREST_PAIRS, PAIRS));
         NearestPairs {
             compared: self.compared,
             distinct: self.distinct,
