@@ -76,9 +76,13 @@ pub fn command(ran: Ran, settings: &Settings) -> String {
 
 /// A folder beside the one of the results.
 fn again(output: &Location) -> String {
-    match output.name() {
-        Some(_) => format!("{}-again", output.to_string().trim_end_matches('/')),
-        None => output.join("p8-again").to_string(),
+    let has_name = match output {
+        Location::Local(path) => path.file_name().is_some(),
+        Location::S3(address) => !address.key.is_empty(),
+    };
+    match has_name {
+        true => format!("{}-again", output.to_string().trim_end_matches('/')),
+        false => output.join("p8-again").to_string(),
     }
 }
 
