@@ -1,11 +1,12 @@
 //! `report.html` in a real browser, and `p8 report`, which makes it again.
 
 use crate::support::browser::{Browser, Window};
-use crate::support::{Images as Pictures, P8, metrics, names, scores};
+use crate::support::{Images as Pictures, P8, metrics, names, repository, scores};
 use p8::image::{Preprocess, Rgb8, thumbnail};
 use p8::output::metrics::Metrics;
-use p8::output::report::{Collector, Found, Images, MAX_POINTS, Report};
+use p8::output::report::{Collector, Found, Images, MAX_POINTS, Report, Scaling};
 use p8::output::shard::ShardRow;
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// Folders of the pictures: one of them is code where it is not escaped.
@@ -207,6 +208,19 @@ fn the_legend_filters_and_the_axes_change() {
     browser.click_on("#legend-all");
     assert_eq!(browser.text(shown), "13 images");
 
+    // A double click leaves one label.
+    browser.run(
+        "document.getElementById('legend').scrollIntoView({block: 'center', behavior: 'instant'})",
+    );
+    let button = "document.querySelector('#legend li:nth-child(3) button').getBoundingClientRect()";
+    let x = browser.number(&format!("{button}.x + 40"));
+    browser.double_click(x, browser.number(&format!("{button}.y + 8")));
+    browser.until("document.getElementById('shown').textContent === '4 of 13 images'");
+    let pressed = browser
+        .run("return [...document.querySelectorAll('#legend button')].map((b) => b.ariaPressed)");
+    assert_eq!(pressed, serde_json::json!(["false", "false", "true"]));
+    browser.click_on("#legend-all");
+
     let before = browser.text("JSON.stringify(p8.view())");
     browser.click_on("#axis-x option:nth-child(3)");
     assert_eq!(browser.text("p8.axes()"), "PC3,PC2");
@@ -237,9 +251,37 @@ fn wheel_drag_buttons_and_keys_move_the_map() {
     ))
     .unwrap();
     let (x, y) = (middle[0], middle[1]);
+    // The wheel belongs to the page,
+    let scrolled = browser.number("scrollY");
+    browser.wheel(x, y, 120);
+    browser.until(&format!("scrollY > {scrolled} + 50"));
+    assert_eq!(browser.text("JSON.stringify(p8.view())"), home);
+    browser.run(&format!(
+        "scrollTo({{top: {scrolled}, behavior: 'instant'}})"
+    ));
+    // but for Ctrl,
+    browser.hold("\u{e009}", true);
     browser.wheel(x, y, -300);
+    browser.hold("\u{e009}", false);
     assert!(width() < 0.8 * whole);
     browser.click_on("#reset");
+    // and until the map has the focus.
+    browser.run("document.getElementById('points').focus()");
+    browser.wheel(x, y, -300);
+    assert!(width() < 0.8 * whole);
+    assert_eq!(browser.number("scrollY"), scrolled);
+    // Where it can be no smaller the page moves on.
+    browser.run("for (let i = 0; i < 30; i++) document.getElementById('zoom-out').click()");
+    browser.wheel(x, y, 300);
+    browser.until(&format!("scrollY > {scrolled} + 50"));
+    browser.run(&format!(
+        "scrollTo({{top: {scrolled}, behavior: 'instant'}})"
+    ));
+    browser.click_on("#reset");
+    assert_eq!(
+        browser.text("getComputedStyle(document.getElementById('points')).touchAction"),
+        "pan-y"
+    );
     assert_eq!(browser.text("JSON.stringify(p8.view())"), home);
     let start = left();
     browser.drag((x, y), (x + 80.0, y));
@@ -269,9 +311,26 @@ fn wheel_drag_buttons_and_keys_move_the_map() {
     );
     browser.keys(&["\u{e00c}"]);
     assert_eq!(browser.number("p8.selected()"), -1.0);
+    // Enter takes what is nearest to the middle of the map.
+    browser.keys(&["\u{e007}"]);
+    let nearest = browser.number(
+        "p8.paths.map((_, i) => p8.place(i)).map(({x, y}) => {
+           const b = document.getElementById('points').getBoundingClientRect();
+           // The axes take 66 and 14 pixels beside, 12 and 46 above and below.
+           return Math.hypot(x - (b.left + (66 + b.width - 14) / 2), y - (b.top + (12 + b.height - 46) / 2));
+         }).reduce((best, d, i, all) => (d < all[best] ? i : best), 0)",
+    );
+    assert_eq!(browser.number("p8.selected()"), nearest);
     // A picture further down leads to its point.
     browser.click_on("#components .shot");
     assert!(browser.number("p8.selected()") >= 0.0);
+    for (number, key) in [(1, "\u{e007}"), (2, " ")] {
+        let shot = format!("document.querySelectorAll('#components .shot')[{number}]");
+        browser.run(&format!("{shot}.focus()"));
+        browser.keys(&[key]);
+        let point = browser.number(&format!("{shot}.dataset.point"));
+        assert_eq!(browser.number("p8.selected()"), point, "{key:?}");
+    }
     assert_silent(&browser);
 }
 
@@ -312,6 +371,18 @@ fn the_page_is_dark_and_narrow_where_that_is_wanted_and_says_so_without_script()
         "none"
     );
     assert!(html.contains("<noscript>"));
+
+    let wide = Window {
+        dark: true,
+        ..Window::LIGHT
+    };
+    if let Some(browser) = Browser::open(&made.page(), wide) {
+        let background = browser.text("getComputedStyle(document.body).backgroundColor");
+        assert_eq!(background, dark);
+        browser.screenshot_of_page(&screenshot("dark.png"));
+        assert!(browser.number("document.documentElement.scrollWidth") <= 1280.0);
+        assert_silent(&browser);
+    }
 }
 
 #[test]
@@ -349,7 +420,7 @@ fn the_page_names_copies_outliers_settings_and_the_command() {
         "mean silhouette",
         "<title>rank 1: ",
         &format!("--input {images}"),
-        "mpirun -np 2 p8 --input",
+        " &amp;&amp; mpirun -np 2 p8 --input",
         "--components 5",
     ] {
         assert!(html.contains(part), "{part}");
@@ -364,21 +435,68 @@ fn the_page_names_copies_outliers_settings_and_the_command() {
             .len(),
         2
     );
-    // The command gives the same scores.
-    let command = metrics["command"].as_str().unwrap();
-    let words: Vec<&str> = command.split(' ').collect();
-    let again = made.folder.path().join("again");
-    let mut arguments: Vec<String> = words[4..]
-        .iter()
-        .map(|word| word.replace('\'', ""))
-        .collect();
-    let output = arguments
-        .iter()
-        .position(|word| word == "--output")
-        .unwrap();
-    arguments[output + 1] = again.display().to_string();
-    P8::on(2).args(arguments).succeed();
+    // The command works as it is printed, wherever the reader is, and gives the same scores.
+    run_in_shell(&printed_command(&made.page()), Path::new("/"));
+    let again = made.folder.path().join("out-again");
     assert_eq!(scores(&again), scores(&made.output()));
+}
+
+#[test]
+fn the_page_of_the_sample_prints_a_command_that_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path().join("it's here");
+    std::fs::create_dir(&here).unwrap();
+    let sample = repository().join("training_data");
+    std::os::unix::fs::symlink(sample, here.join("training_data")).unwrap();
+    P8::on(1).in_folder(&here).succeed();
+    let command = printed_command(&here.join("p8-out/report.html"));
+    assert!(
+        command.contains(" p8 --weights seeded:50 --output p8-out-again"),
+        "{command}"
+    );
+    run_in_shell(&command, Path::new("/"));
+    assert_eq!(
+        scores(&here.join("p8-out-again")),
+        scores(&here.join("p8-out"))
+    );
+}
+
+/// The command under "The same run again".
+fn printed_command(page: &Path) -> String {
+    let html = std::fs::read_to_string(page).unwrap();
+    let (_, behind) = html.split_once("<pre class=\"command\">").unwrap();
+    let (command, _) = behind.split_once("</pre>").unwrap();
+    [
+        ("&#39;", "'"),
+        ("&quot;", "\""),
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&amp;", "&"),
+    ]
+    .iter()
+    .fold(command.to_owned(), |text, (escaped, plain)| {
+        text.replace(escaped, plain)
+    })
+}
+
+/// Runs a command as somebody does who pastes it.
+fn run_in_shell(command: &str, folder: &Path) {
+    let programs = Path::new(env!("CARGO_BIN_EXE_p8")).parent().unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let output = std::process::Command::new("sh")
+        .args(["-c", command])
+        .current_dir(folder)
+        .env("PATH", format!("{}:{path}", programs.display()))
+        .envs([
+            ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+            ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
+            ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
+            ("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe"),
+        ])
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command}: {error}");
 }
 
 #[test]
@@ -438,25 +556,31 @@ fn a_report_is_made_again_from_the_files_of_the_run_at_any_rank_count() {
 fn components_of_stored_features_have_a_report_with_the_pictures_that_are_stored() {
     let made = Made::new();
     let output = made.folder.path().join("pca");
+    // Found again from another folder, and whatever their own is called.
+    std::fs::rename(made.output(), made.folder.path().join("a, b")).unwrap();
     P8::on(2)
-        .args([
-            "pca".as_ref(),
-            "--features".as_ref(),
-            made.output().as_os_str(),
-        ])
-        .args(["--output".as_ref(), output.as_os_str()])
-        .args(["-k", "2"])
+        .in_folder(made.folder.path())
+        .args(["pca", "--features", "a, b", "--output", "pca", "-k", "2"])
         .succeed();
     let page = std::fs::read_to_string(output.join("report.html")).unwrap();
     assert!(!page.contains("thumbnail:") && page.matches("<img ").count() > 20);
     assert!(page.contains("Not known: no image files were read."));
     std::fs::remove_file(output.join("report.html")).unwrap();
     P8::on(1)
-        .args(["report".as_ref(), "--output".as_ref(), output.as_os_str()])
+        .in_folder(&output)
+        .args(["report", "--output", "."])
         .succeed();
     assert_eq!(
         std::fs::read_to_string(output.join("report.html")).unwrap(),
         page
+    );
+    run_in_shell(
+        &printed_command(&output.join("report.html")),
+        Path::new("/"),
+    );
+    assert_eq!(
+        scores(&made.folder.path().join("pca-again")),
+        scores(&output)
     );
 
     // Features that are not p8's have none.
@@ -471,6 +595,10 @@ fn components_of_stored_features_have_a_report_with_the_pictures_that_are_stored
         .succeed();
     let page = std::fs::read_to_string(plain.join("report.html")).unwrap();
     assert!(page.contains("There are no thumbnails") && page.contains("row-0000003"));
+    assert!(page.contains("Principal components of 6 feature vectors"));
+    for part in ["listed", "an earlier run", "0 bytes", "images per second"] {
+        assert!(!page.contains(part), "{part}");
+    }
     let scored = made.folder.path().join("scored");
     P8::on(1)
         .args(["transform".as_ref(), "--features".as_ref(), npy.as_os_str()])
@@ -483,6 +611,72 @@ fn components_of_stored_features_have_a_report_with_the_pictures_that_are_stored
     P8::on(1)
         .args(["report".as_ref(), "--output".as_ref(), scored.as_os_str()])
         .fail(2, &["fitted elsewhere"]);
+}
+
+/// A shard as a version wrote it that knew no thumbnails: the footer lacks their entry.
+fn without_thumbnails(shard: &Path) {
+    let mut bytes = std::fs::read(shard).unwrap();
+    let tail = bytes.len() - 8;
+    let length = u32::from_le_bytes(bytes[tail..tail + 4].try_into().unwrap()) as usize;
+    let start = tail - length;
+    let name = b"p8.thumbnails";
+    let at = bytes[start..tail]
+        .windows(name.len())
+        .position(|part| part == name);
+    bytes[start + at.unwrap() + name.len() - 1] = b'z';
+    let digest = Sha256::digest(&bytes[start..tail]);
+    bytes[start - 32..start].copy_from_slice(&digest);
+    std::fs::write(shard, bytes).unwrap();
+}
+
+#[test]
+fn shards_without_thumbnails_leave_placeholders_and_near_duplicates_are_found_on_one_component() {
+    let made = Made {
+        images: coloured(),
+        folder: tempfile::tempdir().unwrap(),
+    };
+    let original = image::open(made.images.path().join("apple/06.png")).unwrap();
+    let mut near = original.to_rgb8();
+    near.get_pixel_mut(5, 5).0[0] ^= 8;
+    near.save(made.images.path().join("apple/06-near.png"))
+        .unwrap();
+    P8::small(2, made.images.path(), &made.output())
+        .args(["-k", "1"])
+        .succeed();
+    let html = std::fs::read_to_string(made.page()).unwrap();
+    let (_, pairs) = html.split_once("<h3>Nearest pairs</h3>").unwrap();
+    let (first, _) = pairs.split_once("<p>distance").unwrap();
+    for name in ["06.png", "06-near.png"] {
+        assert!(
+            first.contains(&format!("class=\"file\">{name}<")),
+            "{name}: {first}"
+        );
+    }
+    assert!(first.contains("all 14 images were compared") && !first.contains("likeliest"));
+
+    without_thumbnails(&made.output().join("features/block-000000.parquet"));
+    P8::on(2)
+        .args([
+            "report".as_ref(),
+            "--output".as_ref(),
+            made.output().as_os_str(),
+        ])
+        .succeed();
+    let html = std::fs::read_to_string(made.page()).unwrap();
+    assert!(html.contains("1 image is without a thumbnail: none is stored"));
+    let Some(browser) = Browser::open(&made.page(), Window::LIGHT) else {
+        return;
+    };
+    assert!(browser.number("document.querySelectorAll('.shot .no-picture').length") >= 1.0);
+    browser.run("document.getElementById('points').focus()");
+    browser.keys(&["n"]);
+    assert_eq!(
+        browser.text("document.querySelector('#selected .no-picture').textContent"),
+        "no thumbnail"
+    );
+    browser.keys(&["n"]);
+    browser.until("document.querySelector('#selected .picture[data-painted]')");
+    assert_silent(&browser);
 }
 
 #[test]
@@ -557,7 +751,13 @@ fn a_page_of_ten_thousand_images_is_small_and_shows_each_of_them() {
             .collect();
         collector.add(&row, &scores, (position % 997) as f32);
     }
-    let collected = collector.finish(None);
+    let scaling = Scaling {
+        divisors: vec![1.0],
+        standardized: true,
+        deviations: None,
+        total_variance: 1.0,
+    };
+    let collected = collector.compare(scaling).finish();
     let found = collected
         .wanted()
         .into_keys()
@@ -571,7 +771,7 @@ fn a_page_of_ten_thousand_images_is_small_and_shows_each_of_them() {
         .collect();
     let page = Report {
         metrics: &metrics,
-        images: &Images::new(collected, found, &[1.0], 1.0),
+        images: &Images { collected, found },
     }
     .page();
     assert!(page.len() < 5_000_000, "{} bytes", page.len());

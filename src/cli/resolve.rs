@@ -52,6 +52,7 @@ pub fn resolve(
         (Some(count), _) => Components::Count(count),
         (None, fraction) => Components::Variance(fraction.unwrap_or(DEFAULT_VARIANCE)),
     };
+    let of_s3 = of_s3(&args.s3);
     let mut settings = Settings {
         store: store(args.s3, environment),
         inputs,
@@ -100,6 +101,9 @@ pub fn resolve(
         pca::check_randomized(settings.pca.components).map_err(|error| error.to_string())?;
     }
     settings.listed = listed(&settings, sources);
+    let of_s3 = of_s3.into_iter();
+    let of_s3 = of_s3.map(|(name, value)| setting(name, value, sources));
+    settings.listed.extend(of_s3);
     Ok(settings)
 }
 
@@ -295,6 +299,20 @@ pub fn store(s3: S3Options, environment: &dyn Fn(&str) -> Option<OsString>) -> S
 /// Whether the terminal cannot rewrite a line.
 pub fn is_dumb(environment: &dyn Fn(&str) -> Option<OsString>) -> bool {
     environment("TERM").is_some_and(|terminal| terminal == "dumb")
+}
+
+/// The options of the object store that were given.
+fn of_s3(s3: &S3Options) -> Vec<(&'static str, String)> {
+    let rows = [
+        ("endpoint-url", s3.endpoint_url.clone()),
+        ("region", s3.region.clone()),
+        ("path-style", s3.path_style.then(|| "true".into())),
+        ("anonymous", s3.anonymous.then(|| "true".into())),
+    ];
+    let given = rows.into_iter();
+    given
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
 }
 
 /// The path without what does not change it: `a/`, `./a` and `a` are one folder, and one setting.

@@ -43,6 +43,9 @@ pub struct Metrics {
     /// Seconds of every phase on every rank, in the order of the ranks.
     #[serde(default)]
     pub seconds_by_rank: BTreeMap<Phase, Vec<f64>>,
+    /// The files and folders of stored features, from the root on; empty where images were read.
+    #[serde(default)]
+    pub features: Vec<String>,
     /// The network's weights; `None` where the features came from files that do not tell.
     pub weights: Option<Weights>,
     /// The fitted model.
@@ -142,6 +145,15 @@ pub struct ModelSummary {
 pub struct Environment {
     /// Version of p8.
     pub p8_version: String,
+    /// The commit of its source.
+    #[serde(default)]
+    pub commit: String,
+    /// What it was built for, and with which profile.
+    #[serde(default)]
+    pub target: String,
+    /// What built it.
+    #[serde(default)]
+    pub compiler: String,
     /// Number of MPI ranks.
     pub ranks: usize,
     /// Names of the hosts, each once.
@@ -236,6 +248,7 @@ pub(crate) mod tests {
                 .map(|phase| (phase, summary(0.25 * (1.0 + phase as u32 as f64))))
                 .collect(),
             seconds_by_rank: BTreeMap::from([(Phase::Network, vec![0.625, 1.0625, 1.25])]),
+            features: Vec::new(),
             weights: Some(Weights {
                 id: "keras".into(),
                 sha256: "ab".repeat(32),
@@ -264,6 +277,9 @@ pub(crate) mod tests {
             }),
             environment: Environment {
                 p8_version: "0.1.0".into(),
+                commit: "0123456789ab".into(),
+                target: "x86_64-unknown-linux-gnu, release".into(),
+                compiler: "rustc 1.90.0".into(),
                 ranks: 3,
                 hosts: vec!["node-1".into(), "node-2".into()],
                 threads_per_rank: vec![4, 4, 8],

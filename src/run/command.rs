@@ -2,22 +2,43 @@
 
 use super::settings::Settings;
 use crate::output::metrics::{Task, Weights};
+use crate::store::Location;
+use std::path::Path;
 
 /// Options without a value.
-const SWITCHES: [&str; 2] = ["overwrite", "whiten"];
+const SWITCHES: [&str; 3] = ["whiten", "path-style", "anonymous"];
 
-/// What does not belong to the results.
-const LEFT_OUT: [&str; 2] = ["overwrite", "resume"];
+/// What does not belong to the results, and where they go.
+const LEFT_OUT: [&str; 3] = ["overwrite", "resume", "output"];
 
-/// The command line of a task on so many ranks: every option that has not its default, wherever it came
-/// from. `weights` are those that were used, which are not the default ones where these could not be had.
-pub fn command(task: Task, settings: &Settings, weights: Option<&Weights>, ranks: usize) -> String {
+/// What a command is made of beside the settings.
+#[derive(Debug, Clone, Copy)]
+pub struct Ran<'a> {
+    /// What was done.
+    pub task: Task,
+    /// The files of the stored features, where there were any.
+    pub features: &'a [String],
+    /// The weights that were used, which are not the default ones where these could not be had.
+    pub weights: Option<&'a Weights>,
+    /// On how many ranks.
+    pub ranks: usize,
+    /// Where relative paths begin.
+    pub folder: Option<&'a Path>,
+}
+
+/// The command line that does it again: every option that has not its default, wherever it came from. The
+/// results go beside those that are there, which p8 would not replace by those of other settings.
+pub fn command(ran: Ran, settings: &Settings) -> String {
+    let Ran { task, weights, .. } = ran;
     let mut words: Vec<String> = Vec::new();
+    if let Some(folder) = ran.folder {
+        words.extend(["cd".into(), quoted(&folder.to_string_lossy()), "&&".into()]);
+    }
     if let Some(isa) = settings.isa {
         words.push(format!("P8_ISA={}", isa.as_str()));
     }
-    if ranks > 1 {
-        words.extend(["mpirun".into(), "-np".into(), ranks.to_string()]);
+    if ran.ranks > 1 {
+        words.extend(["mpirun".into(), "-np".into(), ran.ranks.to_string()]);
     }
     words.push("p8".into());
     match task {
@@ -38,8 +59,7 @@ pub fn command(task: Task, settings: &Settings, weights: Option<&Weights>, ranks
             (_, Some(used)) => vec![used.id.clone()],
             _ if is_default => continue,
             ("input", _) => settings.inputs.iter().map(ToString::to_string).collect(),
-            // As they are listed.
-            ("features", _) => setting.value.split(", ").map(str::to_owned).collect(),
+            ("features", _) => ran.features.to_vec(),
             _ => vec![setting.value.clone()],
         };
         for value in values {
@@ -50,7 +70,20 @@ pub fn command(task: Task, settings: &Settings, weights: Option<&Weights>, ranks
             }
         }
     }
+    words.extend(["--output".into(), quoted(&again(&settings.output))]);
     words.join(" ")
+}
+
+/// A folder beside the one of the results.
+fn again(output: &Location) -> String {
+    let has_name = match output {
+        Location::Local(path) => path.file_name().is_some(),
+        Location::S3(address) => !address.key.is_empty(),
+    };
+    match has_name {
+        true => format!("{}-again", output.to_string().trim_end_matches('/')),
+        false => output.join("p8-again").to_string(),
+    }
 }
 
 /// A word as a POSIX shell takes it.
@@ -65,6 +98,19 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn results_of_the_command_go_beside_those_that_are_there() {
+        for (output, expected) in [("out/a", "out/a-again"), (".", "./p8-again")] {
+            assert_eq!(again(&Location::Local(output.into())), expected);
+        }
+        for (output, expected) in [
+            ("s3://b/c/d/", "s3://b/c/d-again"),
+            ("s3://b", "s3://b/p8-again"),
+        ] {
+            assert_eq!(again(&Location::S3(output.parse().unwrap())), expected);
+        }
+    }
 
     #[test]
     fn words_are_those_that_a_shell_reads_back() {

@@ -21,11 +21,12 @@ use crate::image::Preprocess;
 use crate::model::executor::{ExecuteError, Executor};
 use crate::output::shard::{self, Provenance, Shard, ShardError, ShardRow};
 use crate::pca;
-use crate::store::{Location, Store};
+use crate::store::{Location, Store, StoreError};
 use crate::timing::{Phase, Phases};
 use bytes::Bytes;
 use ndarray::Array2;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -113,7 +114,7 @@ impl Job<'_> {
     pub fn shard_of(&self, block: usize) -> Result<Shard, Failure> {
         let _reading = self.phases.start(Phase::Shard);
         let place = self.folder.shard(block);
-        read_shard(&self.settings.store, &place, shard::decode)
+        read_shard(&self.settings.store, &place)
     }
 
     /// The small pictures of one of this rank's finished blocks, one for each row.
@@ -123,7 +124,7 @@ impl Job<'_> {
     pub fn thumbnails(&self, block: usize) -> Result<Vec<Option<Vec<u8>>>, Failure> {
         let _reading = self.phases.start(Phase::Shard);
         let place = self.folder.shard(block);
-        read_shard(&self.settings.store, &place, shard::decode_thumbnails)
+        read_thumbnails(&self.settings.store, &place)
     }
 
     /// The fingerprint of the features.
@@ -384,19 +385,35 @@ impl<'a> OpenBlock<'a> {
     }
 }
 
-/// Reads a shard, or the part of it that the decoder takes.
+/// Reads a shard.
 ///
 /// # Errors
 /// When the file cannot be read or was changed since it was written.
-pub fn read_shard<T>(
-    store: &Store,
-    place: &Location,
-    decode: impl FnOnce(Bytes) -> Result<T, ShardError>,
-) -> Result<T, Failure> {
-    decode(store.read(place)?).map_err(|error| {
-        let failure = Failure::from(error);
-        Failure::new(failure.kind, format!("{:?}: {failure}", place.to_string()))
-    })
+pub fn read_shard(store: &Store, place: &Location) -> Result<Shard, Failure> {
+    shard::decode(store.read(place)?).map_err(|error| of_shard(place, error))
+}
+
+/// Reads the thumbnails of a shard, one for each row: of a file its footer only.
+///
+/// # Errors
+/// As [`read_shard`].
+pub fn read_thumbnails(store: &Store, place: &Location) -> Result<Vec<Option<Vec<u8>>>, Failure> {
+    let thumbnails = match place {
+        Location::Local(path) => {
+            let file = File::open(path).map_err(|source| StoreError::Read {
+                path: path.clone(),
+                source,
+            })?;
+            shard::decode_thumbnails(file)
+        }
+        Location::S3(_) => shard::decode_thumbnails(store.read(place)?),
+    };
+    thumbnails.map_err(|error| of_shard(place, error))
+}
+
+fn of_shard(place: &Location, error: ShardError) -> Failure {
+    let failure = Failure::from(error);
+    Failure::new(failure.kind, format!("{:?}: {failure}", place.to_string()))
 }
 
 /// Writes a shard, whole.

@@ -3,26 +3,57 @@
 use super::blocks::{Block, Blocks};
 use crate::comm::Comm;
 use crate::error::{Failure, Kind};
-use crate::output::report::{Collected, Found, Need};
+use crate::output::report::{Collected, Compared, Found, Images, Need};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What rank 0 wants to know of some images, told by the ranks that have them, one block at a time.
-/// `collected` counts on rank 0 only, and so does the answer.
+/// The images of the report: the nearest pairs among those that rank 0 compares, and the pictures of all
+/// that it shows. The answer is there on rank 0 only.
 ///
 /// # Errors
 /// Local to this rank: the caller has to end the job.
-pub fn fetch(
+pub fn images(
     comm: &Comm,
     blocks: &Blocks,
-    collected: Option<&Collected>,
-) -> Result<BTreeMap<u64, Found>, Failure> {
-    let wanted: Vec<(u64, Need)> = collected
-        .map(|collected| collected.wanted().into_iter().collect())
-        .unwrap_or_default();
+    mut compared: Option<Compared>,
+) -> Result<Option<Images>, Failure> {
+    loop {
+        let wanted = compared.as_mut().map(Compared::wanted);
+        let Some(found) = fetch(comm, blocks, wanted.unwrap_or_default())? else {
+            break;
+        };
+        if let Some(compared) = &mut compared {
+            compared.add(&found).map_err(|[found, scored]| {
+                Failure::new(
+                    Kind::Input,
+                    format!(
+                        "the stored features are not those of its scores ({found:?} stands in the place of \
+                         {scored:?})"
+                    ),
+                )
+            })?;
+        }
+    }
+    let collected = compared.map(Compared::finish);
+    let wanted = collected.as_ref().map(Collected::wanted);
+    let found = fetch(comm, blocks, wanted.unwrap_or_default())?.unwrap_or_default();
+    Ok(collected.map(|collected| Images { collected, found }))
+}
+
+/// What rank 0 wants to know of some images, told by the ranks that have them, one block at a time; `None`
+/// where it wants nothing. What is wanted counts on rank 0 only, and so does what was found.
+fn fetch(
+    comm: &Comm,
+    blocks: &Blocks,
+    wanted: BTreeMap<u64, Need>,
+) -> Result<Option<BTreeMap<u64, Found>>, Failure> {
+    let wanted: Vec<(u64, Need)> = wanted.into_iter().collect();
     let mut bytes = serde_json::to_vec(&wanted).map_err(broken)?;
     comm.broadcast_bytes(&mut bytes, 0);
     let wanted: Vec<(u64, Need)> = serde_json::from_slice(&bytes).map_err(broken)?;
+    if wanted.is_empty() {
+        return Ok(None);
+    }
     let by_block = by_block(&wanted, &blocks.rows_per_block);
     let mut found = BTreeMap::new();
     for (block, images) in &by_block {
@@ -38,7 +69,7 @@ pub fn fetch(
             found.extend(from_bytes(&comm.receive_bytes(owner))?);
         }
     }
-    Ok(found)
+    Ok(Some(found))
 }
 
 /// An image that is wanted: its row in the block, its position, and what of it.
@@ -65,16 +96,20 @@ fn by_block(wanted: &[(u64, Need)], rows_per_block: &[usize]) -> Vec<(usize, Vec
 
 /// What is wanted of a block of this rank.
 fn look_up(blocks: &Blocks, block: usize, images: &[Wanted]) -> Result<Vec<(u64, Found)>, Failure> {
-    let mut thumbnails = (blocks.thumbnails)(block)?;
-    let whole: Option<Block> = match images.iter().any(|(_, _, need)| *need >= Need::Name) {
+    let mut thumbnails = match images.iter().any(|(_, _, need)| *need != Need::Features) {
+        true => (blocks.thumbnails)(block)?,
+        false => Vec::new(),
+    };
+    let whole: Option<Block> = match images.iter().any(|(_, _, need)| *need != Need::Picture) {
         true => Some((blocks.read)(block)?),
         false => None,
     };
     let found = images.iter().map(|&(row, position, need)| {
-        let whole = whole.as_ref().filter(|_| need >= Need::Name);
+        let whole = whole.as_ref().filter(|_| need != Need::Picture);
+        let thumbnail = thumbnails.get_mut(row).filter(|_| need != Need::Features);
         let found = Found {
             name: whole.map(|whole| (whole.rows[row].path.clone(), whole.rows[row].label.clone())),
-            thumbnail: thumbnails.get_mut(row).and_then(Option::take),
+            thumbnail: thumbnail.and_then(Option::take),
             features: match whole {
                 Some(whole) if need == Need::Features => whole.features.row(row),
                 _ => Vec::new(),
@@ -158,7 +193,7 @@ mod tests {
         let wanted = [
             (0, Need::Picture),
             (4, Need::Features),
-            (5, Need::Name),
+            (5, Need::Named),
             (9, Need::Picture),
         ];
         assert_eq!(
@@ -166,7 +201,7 @@ mod tests {
             [
                 (0, vec![(0, 0, Need::Picture)]),
                 (2, vec![(1, 4, Need::Features)]),
-                (3, vec![(0, 5, Need::Name)]),
+                (3, vec![(0, 5, Need::Named)]),
                 (4, vec![(1, 9, Need::Picture)]),
             ]
         );

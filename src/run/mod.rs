@@ -127,6 +127,7 @@ fn featurize<'a>(
             provenance: job.provenance.clone(),
             weights: Some(network.weights()),
             executor: executor.describe(),
+            files: Vec::new(),
         },
         counts: tally.counts(),
         unlike_hosts,

@@ -3,9 +3,9 @@
 
 use super::announce;
 use super::blocks::Blocks;
-use super::command::command;
+use super::command::{Ran, command};
 use super::context::Context;
-use super::fetch::fetch;
+use super::fetch;
 use super::fitted_model;
 use super::memory;
 use super::output_folder::{Folder, begin_replacing};
@@ -17,7 +17,7 @@ use crate::output::metrics::{
     Environment, Images, Metrics, ModelSummary, Setting, Task, Traffic, Weights, rfc3339,
 };
 use crate::output::outcomes::OutcomesParquet;
-use crate::output::report::{self as page, Collector, MAX_POINTS, Report};
+use crate::output::report::{Collector, MAX_POINTS, Report, Scaling};
 use crate::output::scores::{ScoreBlock, ScoresCsv, ScoresParquet};
 use crate::output::shard::Provenance;
 use crate::pca::{self, Certificate, Model};
@@ -56,6 +56,8 @@ pub struct Origin {
     pub weights: Option<Weights>,
     /// What computed them.
     pub executor: String,
+    /// The files and folders that hold them, from the root on; empty where the network computes them.
+    pub files: Vec<String>,
 }
 
 /// What a task went through.
@@ -92,7 +94,7 @@ pub fn publish(run: &Finished) -> Result<(), Failure> {
         // The others only hand over their blocks.
         None => collect(comm, run.blocks, spill, |_| Ok(())).and_then(|()| {
             if run.task != Task::Transform {
-                fetch(comm, run.blocks, None)?;
+                fetch::images(comm, run.blocks, None)?;
             }
             Ok(())
         }),
@@ -259,7 +261,10 @@ fn write_results(
     }
 
     let images = match run.task {
-        Task::Run | Task::Pca => Some(images(run, collector)?),
+        Task::Run | Task::Pca => {
+            let compared = collector.compare(Scaling::of(run.model));
+            fetch::images(run.context.comm, run.blocks, Some(compared))?
+        }
         Task::Transform => None,
     };
 
@@ -289,19 +294,6 @@ fn write_results(
     Ok(())
 }
 
-/// The images of the report, with what the other ranks have of them.
-fn images(run: &Finished, collector: Collector) -> Result<page::Images, Failure> {
-    let deviations = run.model.whiten.then(|| run.model.deviations());
-    let collected = collector.finish(deviations.as_deref());
-    let found = fetch(run.context.comm, run.blocks, Some(&collected))?;
-    Ok(page::Images::new(
-        collected,
-        found,
-        &run.model.scale,
-        run.model.total_variance,
-    ))
-}
-
 fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> Metrics {
     let finished = SystemTime::now();
     let phases: BTreeMap<Phase, _> = summarize(&ranks.phases).into_iter().collect();
@@ -321,6 +313,7 @@ fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> 
         s3: ranks.s3,
         phases,
         seconds_by_rank: seconds_by_rank(&ranks.phases),
+        features: run.origin.files.clone(),
         weights: run.origin.weights.clone(),
         model: ModelSummary {
             n: model.n,
@@ -337,6 +330,9 @@ fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> 
         certificate: serde_json::to_value(certificate).unwrap_or_default(),
         environment: Environment {
             p8_version: env!("CARGO_PKG_VERSION").into(),
+            commit: env!("P8_BUILD_COMMIT").into(),
+            target: concat!(env!("P8_BUILD_TARGET"), ", ", env!("P8_BUILD_PROFILE")).into(),
+            compiler: env!("P8_BUILD_COMPILER").into(),
             ranks: run.context.comm.size(),
             hosts: ranks.hosts.clone(),
             threads_per_rank: ranks.threads.clone(),
@@ -361,10 +357,14 @@ fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> 
             })
             .collect(),
         command: command(
-            run.task,
+            Ran {
+                task: run.task,
+                features: &run.origin.files,
+                weights: run.origin.weights.as_ref(),
+                ranks: run.context.comm.size(),
+                folder: std::env::current_dir().ok().as_deref(),
+            },
             run.context.settings,
-            run.origin.weights.as_ref(),
-            run.context.comm.size(),
         ),
         warnings: warnings(run),
     }

@@ -2,8 +2,8 @@
 
 use super::blocks::{Block, Blocks};
 use super::context::Context;
-use super::featurize::read_shard;
-use super::fetch::fetch;
+use super::featurize::{read_shard, read_thumbnails};
+use super::fetch;
 use super::fitted_model;
 use super::output_folder::Folder;
 use super::settings::{Settings, StoredFeatures};
@@ -15,14 +15,13 @@ use crate::error::{Failure, Kind};
 use crate::output::metrics::{Metrics, Task};
 use crate::output::model_file::ModelFile;
 use crate::output::outcomes::read_outcomes;
-use crate::output::report::{Collected, Collector, Found, Images, Report};
+use crate::output::report::{Collector, Compared, Report, Scaling};
 use crate::output::scores::read_scores;
 use crate::output::shard;
-use crate::pca::{self, Model};
+use crate::pca;
 use crate::store::{FinishedFile, Store, WholeFile};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
@@ -96,12 +95,30 @@ pub fn report(task: &ReportTask, comm: &Comm) -> Result<(), Failure> {
             stored::blocks(&stored::open(&features, &context)?, &context)
         }
     };
-    let collected = result.as_ref().map(|result| &result.collected);
-    let found = comm.or_end(fetch(comm, &blocks, collected));
-    let Some(result) = result else {
-        return comm.agree(Ok(()));
-    };
-    comm.agree(result.publish(settings, &folder, found))
+    let (metrics, compared) = result.map(|r| (r.metrics, r.compared)).unzip();
+    let images = fetch::images(comm, &blocks, compared).map_err(|failure| {
+        let root = folder.root().to_string();
+        Failure::new(
+            failure.kind,
+            format!("cannot make a report of {root:?}: {failure}"),
+        )
+    });
+    let images = comm.or_end(images);
+    comm.agree(match (&metrics, &images) {
+        (Some(metrics), Some(images)) => publish(settings, &folder, &Report { metrics, images }),
+        _ => Ok(()),
+    })
+}
+
+/// Gives the files of a report their names.
+fn publish(settings: &Settings, folder: &Folder, report: &Report) -> Result<(), Failure> {
+    for file in write(&settings.store, folder, report)? {
+        file.publish()?;
+    }
+    let root = folder.root();
+    info!("report    {root}/report.html");
+    info!("          {root}/scatter.svg, scree.svg");
+    Ok(())
 }
 
 /// Where the features of a result are.
@@ -122,8 +139,7 @@ enum Source {
 /// The files of a finished run, as far as the report needs them.
 struct Finished {
     metrics: Metrics,
-    model: Model,
-    collected: Collected,
+    compared: Compared,
     source: Source,
 }
 
@@ -181,54 +197,11 @@ impl Finished {
             );
             return Err(unusable(folder, "scores.parquet", &problem));
         }
-        let deviations = model.whiten.then(|| model.deviations());
         Ok(Finished {
-            collected: collector.finish(deviations.as_deref()),
+            compared: collector.compare(Scaling::of(&model)),
             metrics,
-            model,
             source,
         })
-    }
-
-    fn publish(
-        self,
-        settings: &Settings,
-        folder: &Folder,
-        found: BTreeMap<u64, Found>,
-    ) -> Result<(), Failure> {
-        for point in &self.collected.points {
-            let name = found
-                .get(&point.position)
-                .and_then(|found| found.name.as_ref());
-            if let Some((path, _)) = name.filter(|(path, _)| *path != point.path) {
-                return Err(Failure::new(
-                    Kind::Input,
-                    format!(
-                        "cannot make a report of {:?}: the stored features are not those of its scores ({path:?} \
-                         stands in the place of {:?})",
-                        folder.root().to_string(),
-                        point.path
-                    ),
-                ));
-            }
-        }
-        let images = Images::new(
-            self.collected,
-            found,
-            &self.model.scale,
-            self.model.total_variance,
-        );
-        let report = Report {
-            metrics: &self.metrics,
-            images: &images,
-        };
-        for file in write(&settings.store, folder, &report)? {
-            file.publish()?;
-        }
-        let root = folder.root();
-        info!("report    {root}/report.html");
-        info!("          {root}/scatter.svg, scree.svg");
-        Ok(())
     }
 }
 
@@ -260,7 +233,7 @@ fn shards<'a>(
         owner_of_block: slice::owners(rows_per_block.len(), context.comm.size()),
         width,
         read: Box::new(move |block| {
-            let shard = read_shard(store, &of_read.shard(block), shard::decode)?;
+            let shard = read_shard(store, &of_read.shard(block))?;
             let shape = (shard.rows.len(), shard.width);
             let features = Array2::from_shape_vec(shape, shard.features)
                 .map_err(|error| Failure::new(Kind::Internal, format!("block {block}: {error}")))?;
@@ -270,29 +243,22 @@ fn shards<'a>(
                 outcomes: shard.outcomes,
             })
         }),
-        thumbnails: Box::new(move |block| {
-            read_shard(store, &of_thumbnails.shard(block), shard::decode_thumbnails)
-        }),
+        thumbnails: Box::new(move |block| read_thumbnails(store, &of_thumbnails.shard(block))),
     }
 }
 
-/// Where `p8 pca` had its features from, as its settings say.
+/// Where `p8 pca` had its features from.
 fn stored_features(metrics: &Metrics, folder: &Folder) -> Result<Source, Failure> {
     let setting = |name: &str| metrics.settings.get(name);
-    let paths = setting("features")
-        .and_then(|setting| setting.value.as_str())
-        .ok_or_else(|| {
-            unusable(
-                folder,
-                "metrics.json",
-                &"it does not say where the features are",
-            )
-        })?;
+    if metrics.features.is_empty() {
+        let problem = "it does not say where the features are";
+        return Err(unusable(folder, "metrics.json", &problem));
+    }
     let column = setting("column")
         .filter(|setting| setting.source != "default")
         .and_then(|setting| setting.value.as_str());
     Ok(Source::Stored {
-        paths: paths.split(", ").map(PathBuf::from).collect(),
+        paths: metrics.features.iter().map(PathBuf::from).collect(),
         column: column.map(str::to_owned),
     })
 }

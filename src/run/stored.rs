@@ -18,6 +18,7 @@ use crate::output::shard::Provenance;
 use crate::pca;
 use crate::timing::Phase;
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::rc::Rc;
 use tracing::{info, warn};
 
@@ -50,7 +51,7 @@ pub fn pca(task: &PcaTask, comm: &Comm) -> Result<(), Failure> {
         blocks: &blocks,
         model: &fitted.model,
         traffic: fitted.traffic,
-        origin: &origin(&catalog.provenance),
+        origin: &origin(&catalog.provenance, &task.features),
         counts: counts(&catalog),
         unlike_hosts: None,
     })
@@ -129,9 +130,14 @@ pub fn blocks<'a>(catalog: &Catalog, context: &'a Context) -> Blocks<'a> {
     }
 }
 
-/// What the results say about features of this provenance.
-pub fn origin(provenance: &Provenance) -> Origin {
+/// What the results say about features of this provenance in these files.
+pub fn origin(provenance: &Provenance, features: &StoredFeatures) -> Origin {
+    let from_root = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let files = features.paths.iter();
     Origin {
+        files: files
+            .map(|path| from_root(path).to_string_lossy().into_owned())
+            .collect(),
         weights: Network::weights_of(provenance),
         provenance: provenance.clone(),
         executor: "no network: the features were stored".into(),

@@ -124,7 +124,7 @@ fn of_stored(
         blocks: &stored::blocks(&catalog, &context),
         model,
         traffic: Vec::new(),
-        origin: &stored::origin(&catalog.provenance),
+        origin: &stored::origin(&catalog.provenance, features),
         counts: stored::counts(&catalog),
         unlike_hosts: None,
     })

@@ -180,6 +180,17 @@ impl Browser {
         ]));
     }
 
+    /// Clicks twice in a row there.
+    pub fn double_click(&self, x: f64, y: f64) {
+        let press = [
+            json!({"type": "pointerDown", "button": 0}),
+            json!({"type": "pointerUp", "button": 0}),
+        ];
+        let twice = press.iter().cycle().take(4).cloned();
+        let actions: Vec<Value> = std::iter::once(movement(x, y)).chain(twice).collect();
+        self.pointer(json!(actions));
+    }
+
     /// Drags from one place to another.
     pub fn drag(&self, from: (f64, f64), to: (f64, f64)) {
         self.pointer(json!([
@@ -219,6 +230,17 @@ impl Browser {
         self.post(
             "/actions",
             json!({"actions": [{"type": "key", "id": "keyboard", "actions": actions}]}),
+        );
+    }
+
+    /// Holds a key down, or lets it go.
+    pub fn hold(&self, key: &str, down: bool) {
+        let kind = if down { "keyDown" } else { "keyUp" };
+        self.post(
+            "/actions",
+            json!({"actions": [{
+                "type": "key", "id": "keyboard", "actions": [{"type": kind, "value": key}],
+            }]}),
         );
     }
 

@@ -139,11 +139,8 @@ pub fn ranks(seconds: &[f64]) -> String {
     let longest = seconds.iter().fold(0.0, |longest: f64, s| longest.max(*s));
     let bars = seconds.len().div_ceil(each);
     let slot = (120.0 / bars.max(1) as f64).min(14.0);
-    let mut svg = format!(
-        r#"<svg class="by-rank" viewBox="0 0 {:.1} 24" width="{:.1}" height="24" role="img" aria-label="by rank">"#,
-        bars as f64 * slot,
-        bars as f64 * slot
-    );
+    let mut drawn = String::new();
+    let mut words = Vec::with_capacity(bars);
     for (bar, group) in seconds.chunks(each).enumerate() {
         let most = group.iter().fold(0.0, |most: f64, s| most.max(*s));
         let height = if longest > 0.0 {
@@ -157,7 +154,7 @@ pub fn ranks(seconds: &[f64]) -> String {
             more => format!("ranks {first} to {}", first + more - 1),
         };
         push(
-            &mut svg,
+            &mut drawn,
             format_args!(
                 r#"<rect class="bar" x="{:.1}" y="{:.1}" width="{:.1}" height="{:.1}"><title>{name}: {}</title></rect>"#,
                 bar as f64 * slot,
@@ -167,9 +164,13 @@ pub fn ranks(seconds: &[f64]) -> String {
                 span(most)
             ),
         );
+        words.push(format!("{name}: {}", span(most)));
     }
-    svg.push_str("</svg>");
-    svg
+    let width = bars as f64 * slot;
+    format!(
+        r#"<svg class="by-rank" viewBox="0 0 {width:.1} 24" width="{width:.1}" height="24" role="img" aria-label="{}">{drawn}</svg>"#,
+        words.join(", ")
+    )
 }
 
 /// The colours and fonts of a drawing outside of the page: those of `page.css` in the light.

@@ -1,10 +1,12 @@
 //! What the report shows of a run's images, gathered while their scores go by: memory is bounded.
 
+use super::images::Found;
 use super::neighbours::{Cloud, Separation, separation};
+use super::pairs::{NearestPairs, Scaling, Search};
 use crate::dataset::outcome::{Outcome, Status};
 use crate::output::shard::ShardRow;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 
 /// Points that are drawn unless told otherwise: with all of their thumbnails they make a page of less
 /// than 5 MB.
@@ -13,7 +15,7 @@ pub const MAX_POINTS: usize = 10_000;
 /// Most points of a page that a user may ask for.
 pub const POINTS_LIMIT: usize = 100_000;
 
-/// Points that are compared with each other.
+/// Images that are compared with each other, whatever number is drawn.
 pub const MAX_COMPARED: usize = 10_000;
 
 /// Components whose scores are kept of a point.
@@ -27,9 +29,6 @@ pub const EXTREMES: usize = 6;
 
 /// Images with the largest reconstruction error; half of them where there are few.
 pub const OUTLIERS: usize = 12;
-
-/// Pairs whose features are fetched, so that the nearest among them can be found.
-const CANDIDATE_PAIRS: usize = 36;
 
 /// Groups of equal files that are shown, and images of each.
 const COPY_GROUPS: usize = 12;
@@ -63,6 +62,7 @@ pub struct Collector {
     max_points: usize,
     position: u64,
     sampled: Vec<Point>,
+    compared: Vec<Point>,
     /// For each component the images with the lowest and those with the highest scores.
     extremes: Vec<[Top; 2]>,
     outliers: Top,
@@ -109,6 +109,7 @@ impl Collector {
             max_points,
             position: 0,
             sampled: Vec::new(),
+            compared: Vec::new(),
             extremes: vec![[Top::new(ends), Top::new(ends)]; components],
             outliers: Top::new(OUTLIERS.min(half)),
             not_finite: 0,
@@ -136,6 +137,9 @@ impl Collector {
         if is_taken(position, self.total, self.max_points) {
             self.sampled.push(point());
         }
+        if is_taken(position, self.total, MAX_COMPARED) {
+            self.compared.push(point());
+        }
         for ([low, high], &score) in self.extremes.iter_mut().zip(scores) {
             low.offer(-score, point);
             high.offer(score, point);
@@ -158,60 +162,138 @@ impl Collector {
         }
     }
 
-    /// Ends the gathering. `deviations` are what the scores were divided by, one a component, where
-    /// the model whitens.
-    pub fn finish(self, deviations: Option<&[f64]>) -> Collected {
-        let sampled = self.sampled.len();
-        let special = self
-            .extremes
-            .iter()
-            .flatten()
-            .chain([&self.outliers])
-            .flat_map(|top| &top.images)
-            .map(|(_, point)| point);
-        let points: BTreeMap<u64, &Point> = self
-            .sampled
-            .iter()
-            .chain(special)
-            .map(|point| (point.position, point))
-            .collect();
-        let place = |point: &Point| {
-            let before = points.range(..point.position);
-            before.count()
+    /// Ends the gathering and compares images with each other.
+    pub fn compare(mut self, scaling: Scaling) -> Compared {
+        let points = std::mem::take(&mut self.compared);
+        let width = points.first().map_or(0, |point| point.scores.len());
+        let mut scores = Vec::with_capacity(points.len() * width);
+        for point in &points {
+            let own = point.scores.iter().enumerate();
+            scores.extend(own.map(|(component, &score)| match &scaling.deviations {
+                Some(deviations) => score * deviations[component] as f32,
+                None => score,
+            }));
+        }
+        let cloud = Cloud {
+            scores,
+            width,
+            errors: points.iter().map(|point| point.error).collect(),
         };
-        let places = |top: &Top| top.images.iter().map(|(_, point)| place(point)).collect();
-        let extremes = self
-            .extremes
-            .iter()
-            .map(|[low, high]| [places(low), places(high)])
+        let labels: Vec<Option<&str>> = points.iter().map(|p| p.label.as_deref()).collect();
+        // Equal files stand in a list of their own.
+        let mut seen = HashSet::new();
+        let distinct: Vec<usize> = (0..points.len())
+            .filter(|&place| {
+                let digest = self.digests.get(points[place].position as usize);
+                digest.is_none_or(|digest| seen.insert(*digest))
+            })
             .collect();
-        let outliers = places(&self.outliers);
-        let points: Vec<Point> = points.into_values().cloned().collect();
-        let near = Near::of(&points, self.total, &self.digests, deviations);
-        Collected {
-            total: self.total,
-            sampled: sampled as u64,
-            not_finite: self.not_finite,
-            extremes,
-            outliers,
-            copies: self.lists_images.then(|| Copies::among(&self.digests)),
-            candidates: near.candidates,
-            compared: near.compared,
-            separation: near.separation,
-            failures: self.failures,
+        let positions: Vec<u64> = points.iter().map(|point| point.position).collect();
+        Compared {
+            separation: match width {
+                0 => None,
+                _ => separation(&cloud, &labels),
+            },
+            search: Search::among(&cloud, &positions, &distinct, &scaling),
+            collector: self,
             points,
+            scaling,
         }
     }
 }
 
-/// What is needed of an image; each includes those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// The images of a report while the nearest pairs among them are looked for.
+#[derive(Debug)]
+pub struct Compared {
+    collector: Collector,
+    /// Those that are compared, in order.
+    points: Vec<Point>,
+    separation: Option<Separation>,
+    search: Search,
+    scaling: Scaling,
+}
+
+impl Compared {
+    /// The images of which something is to be fetched for the search; none where it is over.
+    pub fn wanted(&mut self) -> BTreeMap<u64, Need> {
+        let wanted = self.search.wanted(&self.scaling).into_iter();
+        wanted.map(|position| (position, Need::Features)).collect()
+    }
+
+    /// Takes what was fetched of them.
+    ///
+    /// # Errors
+    /// The first image that has another name where features are than where scores are, with both.
+    pub fn add(&mut self, found: &BTreeMap<u64, Found>) -> Result<(), [String; 2]> {
+        for (position, found) in found {
+            let place = self.points.binary_search_by_key(position, |p| p.position);
+            if let (Ok(place), Some((name, _))) = (place, &found.name)
+                && *name != self.points[place].path
+            {
+                return Err([name.clone(), self.points[place].path.clone()]);
+            }
+        }
+        self.search.add(found, &self.scaling);
+        Ok(())
+    }
+
+    /// Ends the search.
+    pub fn finish(self) -> Collected {
+        let (collector, scaling) = (self.collector, self.scaling);
+        let nearest = self.search.finish(&scaling);
+        let tops = collector
+            .extremes
+            .iter()
+            .flatten()
+            .chain([&collector.outliers]);
+        let special = tops.flat_map(|top| &top.images).map(|(_, point)| point);
+        let in_pairs = nearest
+            .pairs
+            .iter()
+            .flat_map(|pair| [pair.positions.0, pair.positions.1]);
+        let in_pairs = in_pairs.filter_map(|position| {
+            let place = self.points.binary_search_by_key(&position, |p| p.position);
+            Some(&self.points[place.ok()?])
+        });
+        let points: BTreeMap<u64, &Point> = collector
+            .sampled
+            .iter()
+            .chain(special)
+            .chain(in_pairs)
+            .map(|point| (point.position, point))
+            .collect();
+        let points: Vec<Point> = points.into_values().cloned().collect();
+        let place = |point: &Point| points.partition_point(|p| p.position < point.position);
+        let places = |top: &Top| top.images.iter().map(|(_, point)| place(point)).collect();
+        let ends = collector.extremes.iter();
+        Collected {
+            total: collector.total,
+            sampled: collector.sampled.len() as u64,
+            not_finite: collector.not_finite,
+            extremes: ends
+                .map(|[low, high]| [places(low), places(high)])
+                .collect(),
+            outliers: places(&collector.outliers),
+            copies: collector
+                .lists_images
+                .then(|| Copies::among(&collector.digests)),
+            nearest,
+            separation: self.separation,
+            failures: collector.failures,
+            points,
+            scaling,
+        }
+    }
+}
+
+/// What is needed of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Need {
     /// Its thumbnail.
     Picture,
-    /// Its key and label as well.
-    Name,
-    /// Its feature vector as well.
+    /// Its thumbnail, key and label.
+    Named,
+    /// Its feature vector, key and label.
     Features,
 }
 
@@ -233,14 +315,14 @@ pub struct Collected {
     pub outliers: Vec<usize>,
     /// Equal files; `None` where no images were listed.
     pub copies: Option<Copies>,
-    /// Places of pairs that may have the nearest features.
-    pub candidates: Vec<(usize, usize)>,
-    /// Among how many images these were looked for.
-    pub compared: usize,
-    /// How well labels separate; `None` without labels.
+    /// The pairs with the nearest features; their images are among the points.
+    pub nearest: NearestPairs,
+    /// How well labels separate; `None` without labels or components.
     pub separation: Option<Separation>,
     /// The first images without features, in order.
     pub failures: Vec<Outcome>,
+    /// How their features are scaled.
+    pub scaling: Scaling,
 }
 
 impl Collected {
@@ -254,14 +336,17 @@ impl Collected {
         );
         let copies = self.copies.iter().flat_map(|copies| &copies.groups);
         for position in copies.flat_map(|group| &group.shown) {
-            wanted.insert(*position, Need::Name);
-        }
-        for (one, other) in &self.candidates {
-            for place in [one, other] {
-                wanted.insert(self.points[*place].position, Need::Features);
-            }
+            wanted.insert(*position, Need::Named);
         }
         wanted
+    }
+
+    /// Where a scored image is among the points.
+    pub fn place(&self, position: u64) -> Option<usize> {
+        let place = self
+            .points
+            .binary_search_by_key(&position, |point| point.position);
+        place.ok()
     }
 }
 
@@ -312,72 +397,6 @@ impl Copies {
                         .collect(),
                 })
                 .collect(),
-        }
-    }
-}
-
-/// What comes of comparing points with each other.
-struct Near {
-    candidates: Vec<(usize, usize)>,
-    compared: usize,
-    separation: Option<Separation>,
-}
-
-impl Near {
-    fn of(points: &[Point], total: u64, digests: &[u128], deviations: Option<&[f64]>) -> Self {
-        let taken: Vec<usize> = (0..points.len())
-            .filter(|&place| is_taken(points[place].position, total, MAX_COMPARED))
-            .collect();
-        let width = points.first().map_or(0, |point| point.scores.len());
-        if taken.len() < 2 || width == 0 {
-            return Near {
-                candidates: Vec::new(),
-                compared: taken.len(),
-                separation: None,
-            };
-        }
-        let mut scores = Vec::with_capacity(taken.len() * width);
-        for &place in &taken {
-            let own = points[place].scores.iter().enumerate();
-            scores.extend(own.map(|(component, &score)| match deviations {
-                Some(deviations) => score * deviations[component] as f32,
-                None => score,
-            }));
-        }
-        let errors: Vec<f32> = taken.iter().map(|&place| points[place].error).collect();
-        let cloud = Cloud {
-            scores: &scores,
-            width,
-            errors: &errors,
-        };
-        let nearest = cloud.nearest();
-        let labels: Vec<Option<&str>> = taken
-            .iter()
-            .map(|&place| points[place].label.as_deref())
-            .collect();
-        let digest = |place: usize| digests.get(points[place].position as usize);
-        let mut pairs: Vec<(f64, (usize, usize))> = nearest
-            .iter()
-            .enumerate()
-            .map(|(one, nearest)| {
-                let (other, square) = nearest.by_features;
-                (square, (taken[one.min(other)], taken[one.max(other)]))
-            })
-            // Equal files stand in a list of their own.
-            .filter(|(_, (one, other))| digest(*one).is_none() || digest(*one) != digest(*other))
-            .collect();
-        pairs.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        let mut seen = BTreeSet::new();
-        let candidates = pairs
-            .into_iter()
-            .map(|(_, pair)| pair)
-            .filter(|pair| seen.insert(*pair))
-            .take(CANDIDATE_PAIRS)
-            .collect();
-        Near {
-            candidates,
-            compared: taken.len(),
-            separation: separation(&cloud, &nearest, &labels),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The points for the script of the page: packed numbers, and text that cannot end the element it is in.
 
-use super::collect::Point;
+use super::collect::{MAX_POINTS, Point};
 use super::legend::{Legend, SHAPES};
 use super::pictures::{SHEET_SIDE, Sheets};
 use base64::Engine;
@@ -8,7 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Bytes of scores that a page has at most; beyond it there are fewer components to choose from.
+/// Bytes of scores on a page of [`MAX_POINTS`]; with many points there are fewer components to choose
+/// from. Who asks for more points has more bytes.
 const SCORE_BYTES: usize = 480_000;
 
 /// Most components to choose from.
@@ -54,13 +55,16 @@ struct GroupData<'a> {
     points: usize,
 }
 
+/// How many components can be chosen for an axis: all of them, or the first.
+pub fn choices(points: &[Point]) -> usize {
+    let components = points.first().map_or(0, |point| point.scores.len());
+    let most = SCORE_BYTES / (2 * points.len().clamp(1, MAX_POINTS));
+    components.min(most).min(MAX_AXES)
+}
+
 /// The JSON text of all points, for a script element. `ratios` are the shares of variance.
 pub fn json(points: &[Point], ratios: &[f64], legend: &Legend, sheets: &Sheets) -> String {
-    let components = points.first().map_or(0, |point| point.scores.len());
-    let most = SCORE_BYTES / (2 * points.len().max(1));
-    // Two axes are the least that a page is good for.
-    let components = components.min(most.clamp(2, MAX_AXES));
-    let mut axes: Vec<Axis> = (0..components)
+    let mut axes: Vec<Axis> = (0..choices(points))
         .map(|component| {
             let values = points.iter().map(|point| point.scores[component]);
             let name = format!("PC{}", component + 1);
@@ -240,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn many_points_have_fewer_axes_but_never_less_than_two() {
+    fn many_points_have_fewer_axes_but_never_less_than_ten_thousand_have() {
         let many = |count: usize| {
             let points: Vec<Point> = (0..count as u64)
                 .map(|position| Point {
@@ -255,6 +259,6 @@ mod tests {
             let value: serde_json::Value = serde_json::from_str(&text).unwrap();
             value["axes"].as_array().unwrap().len() - 1
         };
-        assert_eq!([many(10), many(10_000), many(130_000)], [100, 24, 2]);
+        assert_eq!([many(10), many(10_000), many(130_000)], [100, 24, 24]);
     }
 }

@@ -6,11 +6,15 @@ use super::charts;
 use super::collect::MAX_FAILURES;
 use super::text::{count, escape, number, plural, size, span};
 use crate::dataset::outcome::{Outcome, Status};
-use crate::output::metrics::Metrics;
+use crate::output::metrics::{Metrics, Task};
 use crate::timing::Summary;
 
 /// The images that failed or were skipped, and why.
 pub fn failures(failures: &[Outcome], metrics: &Metrics) -> String {
+    if metrics.task == Task::Pca {
+        return "<p class=\"caption\">Not known: no image was read, the features were stored.</p>"
+            .to_owned();
+    }
     let images = &metrics.images;
     let missing = images.failed + images.skipped;
     if missing == 0 {
@@ -112,36 +116,65 @@ pub fn weights(metrics: &Metrics) -> String {
     facts(&rows)
 }
 
-/// The certificate is an object of any depth; a row names the way to a value. An object of just a
-/// `value` and a `limit` is one row.
+/// What the checks of the certificate show where they pass, by their keys.
+const CHECKS: [(&str, &str); 9] = [
+    (
+        "singular_values",
+        "the images spread along each component as its singular value says",
+    ),
+    ("orthogonality", "the components are orthonormal"),
+    ("total_variance", "the factor keeps the whole variance"),
+    ("factor_residual", "Q R gives the rows back"),
+    ("factor_orthogonality", "Q is orthonormal"),
+    ("svd_residual", "the SVD gives the factor back"),
+    ("pca_residual", "the SVD gives the scores back"),
+    (
+        "left_orthogonality",
+        "the scores of different components are uncorrelated",
+    ),
+    (
+        "reconstruction",
+        "what the components leave is what the singular values say",
+    ),
+];
+
+/// A measured value and its limit.
+struct Check {
+    value: f64,
+    limit: f64,
+}
+
+/// The certificate: whether all passed, and a row for each value in it. It is an object of any depth; an
+/// object of just a `value` and a `limit` is a check, and other rows name the way to a value.
 pub fn certificate(value: &Value) -> String {
-    fn walk(name: &str, value: &Value, rows: &mut Vec<(String, String)>) {
-        match value {
-            Value::Object(entries)
-                if entries.len() == 2
-                    && entries.contains_key("value")
-                    && entries.contains_key("limit") =>
-            {
-                let (value, limit) = (&entries["value"], &entries["limit"]);
-                let html = format!("{} (limit {})", value_html(value), value_html(limit));
-                rows.push((name.to_owned(), html));
-            }
-            Value::Object(entries) => {
-                for (key, value) in entries {
-                    let key = key.replace('_', " ");
-                    let name = if name.is_empty() {
-                        key
-                    } else {
-                        format!("{name}, {key}")
-                    };
-                    walk(&name, value, rows);
-                }
-            }
-            other => rows.push((name.to_owned(), value_html(other))),
+    fn walk(name: &str, value: &Value, rows: &mut Vec<(String, String)>, checks: &mut Vec<Check>) {
+        let Value::Object(entries) = value else {
+            rows.push((name.to_owned(), value_html(value)));
+            return;
+        };
+        if let (2, Some(value), Some(limit)) =
+            (entries.len(), entries.get("value"), entries.get("limit"))
+        {
+            let html = format!("{} (limit {})", value_html(value), value_html(limit));
+            rows.push((name.to_owned(), html));
+            checks.push(Check {
+                value: value.as_f64().unwrap_or(f64::NAN),
+                limit: limit.as_f64().unwrap_or(f64::NAN),
+            });
+            return;
+        }
+        for (key, value) in entries {
+            let phrase = CHECKS.iter().find(|(check, _)| check == key);
+            let key = phrase.map_or_else(|| key.replace('_', " "), |(_, phrase)| (*phrase).into());
+            let name = match name {
+                "" => key,
+                name => format!("{name}, {key}"),
+            };
+            walk(&name, value, rows, checks);
         }
     }
-    let mut rows = Vec::new();
-    walk("", value, &mut rows);
+    let (mut rows, mut checks) = (Vec::new(), Vec::new());
+    walk("", value, &mut rows, &mut checks);
     rows.retain(|(name, _)| !name.is_empty());
     if rows.is_empty() {
         return "<p class=\"caption\">This run has none.</p>".to_owned();
@@ -150,7 +183,40 @@ pub fn certificate(value: &Value) -> String {
         .iter()
         .map(|(name, value)| (name.as_str(), value.clone()))
         .collect();
-    facts(&rows)
+    format!(
+        "{}<div class=\"certificate\">{}</div>",
+        verdict(&checks),
+        facts(&rows)
+    )
+}
+
+/// Whether the checks passed, and how nearly one did not.
+fn verdict(checks: &[Check]) -> String {
+    if checks.is_empty() {
+        return String::new();
+    }
+    // What is no number has not passed.
+    let passed = checks.iter().filter(|check| check.value <= check.limit);
+    match checks.len() - passed.count() {
+        0 => {
+            let shares = checks.iter().map(|check| match check.limit > 0.0 {
+                true => check.value / check.limit,
+                false => 0.0,
+            });
+            let closest = number(100.0 * shares.fold(0.0, f64::max));
+            let all = match checks.len() {
+                1 => "The one check".to_owned(),
+                all => format!("All {all} checks"),
+            };
+            format!(
+                "<p><span class=\"passed\">{all} passed</span>; the closest is {closest} % of its limit.</p>"
+            )
+        }
+        failed => format!(
+            "<p class=\"wrong\">{failed} of {} failed.</p>",
+            plural(checks.len() as u64, "check", "checks")
+        ),
+    }
 }
 
 fn value_html(value: &Value) -> String {
@@ -223,8 +289,9 @@ pub fn command(metrics: &Metrics) -> String {
             .to_owned();
     }
     format!(
-        "<pre class=\"command\">{}</pre><p class=\"caption\">Any number of ranks gives the same scores and the \
-         same model, bit for bit.</p>",
+        "<pre class=\"command\">{}</pre><p class=\"caption\">It begins in the folder that this run was started in, \
+         and writes beside this result. Any number of ranks gives the same scores and the same model, bit for \
+         bit.</p>",
         escape(&metrics.command)
     )
 }
@@ -239,8 +306,18 @@ pub fn environment(metrics: &Metrics) -> String {
         (Some(min), Some(max)) => format!("{min} to {max}"),
         _ => "\u{2013}".to_owned(),
     };
-    facts(&[
-        ("p8", escape(&environment.p8_version)),
+    let mut rows = vec![("p8", escape(&environment.p8_version))];
+    for (name, value) in [
+        ("commit", &environment.commit),
+        ("built for", &environment.target),
+        ("built by", &environment.compiler),
+    ] {
+        // Earlier versions did not note it.
+        if !value.is_empty() {
+            rows.push((name, escape(value)));
+        }
+    }
+    rows.extend([
         ("MPI", escape(&environment.mpi)),
         ("ranks", count(environment.ranks as u64)),
         ("threads per rank", threads),
@@ -249,7 +326,8 @@ pub fn environment(metrics: &Metrics) -> String {
         ("BLAS", escape(&environment.blas)),
         ("CPU", escape(&environment.cpu)),
         ("system", escape(&environment.os)),
-    ])
+    ]);
+    facts(&rows)
 }
 
 /// Every setting, and where it came from.

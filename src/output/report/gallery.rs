@@ -36,6 +36,13 @@ pub fn map(images: &Images, metrics: &Metrics) -> String {
             plural(collected.not_finite, "image is", "images are")
         ));
     }
+    let choices = super::data::choices(&collected.points);
+    if choices < metrics.model.k {
+        captions.push(format!(
+            "The first {choices} of {} components can be chosen.",
+            count(metrics.model.k as u64)
+        ));
+    }
     captions.extend(missing(images));
     let captions: String = captions
         .iter()
@@ -153,11 +160,22 @@ fn signed(value: f64) -> String {
     }
 }
 
+/// Errors below this part of the norm of a typical image are rounding.
+const ROUNDING: f64 = 1e-5;
+
 /// The images with the largest reconstruction error.
 pub fn outliers(images: &Images) -> String {
     let collected = &images.collected;
     if collected.outliers.is_empty() {
         return "<p class=\"caption\">There is no image.</p>".to_owned();
+    }
+    let largest = f64::from(collected.points[collected.outliers[0]].error);
+    if largest <= ROUNDING * collected.scaling.total_variance.sqrt() {
+        return format!(
+            "<p class=\"caption\">None stands out: the components explain every image but for rounding (the \
+             largest error is {}).</p>",
+            number(largest)
+        );
     }
     let shots: String = collected
         .outliers
@@ -169,8 +187,12 @@ pub fn outliers(images: &Images) -> String {
         .collect();
     format!(
         "<p class=\"caption\">Those of which the components leave most, by the norm of what is left of the \
-         centred and scaled features. They are unlike the others in a way that no component tells.</p>\
-         <div class=\"shots wide\">{shots}</div>"
+         {} features. They are unlike the others in a way that no component tells.</p>\
+         <div class=\"shots wide\">{shots}</div>",
+        match collected.scaling.standardized {
+            true => "centred and standardized",
+            false => "centred",
+        }
     )
 }
 
@@ -217,14 +239,12 @@ fn copies(images: &Images) -> String {
                 Some((path, label)) => (path.as_str(), label.as_deref()),
                 None => ("", None),
             };
-            let points = &images.collected.points;
-            let place = points.binary_search_by_key(&position, |point| point.position);
             html.push_str(&shot(
                 images.thumbnail_at(position),
                 path,
                 label,
                 &escape(label.unwrap_or_default()),
-                place.ok(),
+                images.collected.place(position),
             ));
         }
         let more = group.images - group.shown.len();
@@ -243,28 +263,49 @@ fn copies(images: &Images) -> String {
 
 fn near_duplicates(images: &Images) -> String {
     let collected = &images.collected;
-    if images.pairs.is_empty() {
-        return "<h3>Nearest pairs</h3><p class=\"caption\">There are no two images to compare.</p>".to_owned();
+    let nearest = &collected.nearest;
+    let head = "<h3>Nearest pairs</h3><p class=\"caption\">";
+    let compared = count(nearest.compared as u64);
+    if nearest.distinct < 2 {
+        return match nearest.compared {
+            0 | 1 => format!("{head}There are no two images to compare.</p>"),
+            _ => format!("{head}All {compared} images that were compared are the same file.</p>"),
+        };
     }
-    let typical = images.typical_distance;
-    let among = if (collected.compared as u64) < collected.total {
+    let among = if (nearest.compared as u64) < collected.total {
         format!(
-            "{} of {} images were compared",
-            count(collected.compared as u64),
+            "{compared} of {} images were compared",
             count(collected.total)
         )
     } else {
-        format!("all {} images were compared", count(collected.total))
+        format!("all {compared} images were compared")
     };
+    let files = match collected.copies {
+        Some(_) => "Images with other bytes and",
+        None => "Images with",
+    };
+    let likeliest = nearest.likeliest.map_or(String::new(), |pairs| {
+        format!(
+            ", among the {} likeliest pairs: the components explain too little to rule out that another \
+             one is nearer",
+            count(pairs as u64)
+        )
+    });
+    let typical = collected.scaling.typical_distance();
     let mut html = format!(
-        "<h3>Nearest pairs</h3><p class=\"caption\">Images with other bytes and the most similar features; \
-         {among}. The distance is between scaled features, in per cent of the root mean square distance \
-         between two images.</p><div class=\"groups\">"
+        "{head}{files} the most similar features{likeliest}; {among}. The distance is between {} features, \
+         in per cent of the root mean square distance between two images.</p><div class=\"groups\">",
+        match collected.scaling.standardized {
+            true => "standardized",
+            false => "unscaled",
+        }
     );
-    for pair in &images.pairs {
-        let shots: String = [pair.places.0, pair.places.1]
+    for pair in &nearest.pairs {
+        let positions = [pair.positions.0, pair.positions.1];
+        let shots: String = positions
             .iter()
-            .map(|&place| {
+            .filter_map(|&position| collected.place(position))
+            .map(|place| {
                 let label = collected.points[place].label.as_deref();
                 shot_of(images, place, &escape(label.unwrap_or_default()))
             })
@@ -284,6 +325,9 @@ fn near_duplicates(images: &Images) -> String {
 /// How well labels separate.
 pub fn separation(images: &Images, metrics: &Metrics) -> String {
     let collected = &images.collected;
+    if metrics.model.k == 0 {
+        return "<p class=\"caption\">There is no component to measure on.</p>".to_owned();
+    }
     let Some(found) = &collected.separation else {
         return "<p class=\"caption\">Fewer than two images have a label. Labels come from the folders of \
                 the images, or from an expression: see <code>--label</code>.</p>"
@@ -296,8 +340,8 @@ pub fn separation(images: &Images, metrics: &Metrics) -> String {
             plural(points as u64, "image", "images")
         )
         .replace(">-", ">\u{2212}"),
-        None => "<div class=\"measure\"><p class=\"big\">\u{2013}</p><p>there is one label only, so no \
-                 silhouette</p></div>"
+        None => "<div class=\"measure\"><p class=\"big\">\u{2013}</p><p>the images that were compared have \
+                 one label only, so there is no silhouette</p></div>"
             .to_owned(),
     };
     let rows = |labels: &[super::neighbours::LabelSeparation]| -> String {
@@ -328,10 +372,19 @@ pub fn separation(images: &Images, metrics: &Metrics) -> String {
             rows(rest)
         ),
     };
+    let compared = collected.nearest.compared as u64;
+    let among = match compared < collected.total {
+        true => format!(
+            ", among {} of {} images",
+            count(compared),
+            count(collected.total)
+        ),
+        false => String::new(),
+    };
     format!(
         "<div class=\"measures\"><div class=\"measure\"><p class=\"big\">{}</p><p>of {} have a nearest \
          neighbour of their own label; {} would by chance</p></div>{silhouette}</div>\
-         <p class=\"caption\">Distances are those on {}.</p>\
+         <p class=\"caption\">Distances are those on {}{among}.</p>\
          <div class=\"scroll\"><table class=\"labels\">{head}<tbody>{}</tbody></table></div>{rest}",
         percent(found.agreement),
         plural(found.points as u64, "labelled image", "labelled images"),

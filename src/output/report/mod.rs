@@ -2,8 +2,8 @@
 //!
 //! The page is one file with nothing to fetch; its content security policy allows the one script that is
 //! part of it and forbids everything else. Every text that comes from outside is escaped. A run gathers
-//! images with [`Collector`] while scores go by, asks the ranks for the thumbnails of those that it wants,
-//! and makes [`Images`] of both.
+//! images with [`Collector`] while scores go by, asks the ranks for the features that [`Compared`] wants and
+//! for the thumbnails that [`Collected`] wants, and makes [`Images`] of it.
 
 mod charts;
 mod collect;
@@ -13,6 +13,7 @@ mod gallery;
 mod images;
 mod legend;
 mod neighbours;
+mod pairs;
 mod pictures;
 mod scatter;
 mod text;
@@ -22,10 +23,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::output::metrics::Metrics;
+use crate::output::metrics::{Metrics, Task};
 
-pub use collect::{Collected, Collector, MAX_POINTS, Need, POINTS_LIMIT};
+pub use collect::{Collected, Collector, Compared, MAX_POINTS, Need, POINTS_LIMIT};
 pub use images::{Found, Images};
+pub use pairs::Scaling;
 
 use legend::Legend;
 use pictures::Sheets;
@@ -103,7 +105,10 @@ impl Report<'_> {
         let (metrics, images) = (self.metrics, self.images);
         let title = format!(
             "Principal components of {}",
-            plural(metrics.model.n, "image", "images")
+            match is_of_vectors(metrics) {
+                true => plural(metrics.model.n, "feature vector", "feature vectors"),
+                false => plural(metrics.model.n, "image", "images"),
+            }
         );
         let when = format!(
             "{} to {}, {}",
@@ -142,6 +147,16 @@ impl Report<'_> {
                 ),
                 ("environment", facts::environment(metrics)),
                 ("settings", facts::settings(metrics)),
+                (
+                    "outcomes",
+                    match metrics.task {
+                        Task::Run => {
+                            ", what became of every listed image in <code>outcomes.parquet</code>"
+                        }
+                        Task::Pca | Task::Transform => "",
+                    }
+                    .to_owned(),
+                ),
             ],
         )
     }
@@ -154,6 +169,11 @@ fn target(metrics: &Metrics) -> Option<f64> {
         other => other.as_f64()?,
     };
     (0.0..=1.0).contains(&share).then_some(share)
+}
+
+/// Whether nothing says that the rows are images.
+fn is_of_vectors(metrics: &Metrics) -> bool {
+    metrics.task == Task::Pca && metrics.weights.is_none()
 }
 
 fn banner(metrics: &Metrics) -> String {
@@ -193,7 +213,11 @@ fn tiles(metrics: &Metrics) -> String {
     };
     let mut html = tile(
         count(images.ok),
-        if images.ok == images.listed {
+        if is_of_vectors(metrics) {
+            "stored feature vectors".to_owned()
+        } else if metrics.task == Task::Pca {
+            "images whose features were stored".to_owned()
+        } else if images.ok == images.listed {
             "images, all that were listed".to_owned()
         } else {
             format!(
@@ -218,22 +242,27 @@ fn tiles(metrics: &Metrics) -> String {
         percent(metrics.model.explained_variance_ratio.iter().sum()),
         "of the whole variance".to_owned(),
     ));
-    html.push_str(&tile(
-        metrics
-            .images_per_second
-            .map_or("\u{2013}".to_owned(), rate),
-        if images.resumed > 0 {
+    match metrics.images_per_second {
+        Some(value) if images.resumed > 0 => html.push_str(&tile(
+            rate(value),
             format!(
                 "images per second; {} from an earlier run",
                 count(images.resumed)
-            )
-        } else {
-            "images per second".to_owned()
-        },
-    ));
+            ),
+        )),
+        Some(value) => html.push_str(&tile(rate(value), "images per second".to_owned())),
+        None if metrics.task == Task::Run && images.resumed > 0 => html.push_str(&tile(
+            count(images.resumed),
+            "from an earlier run, which computed all features".to_owned(),
+        )),
+        None => {}
+    }
     html.push_str(&tile(
         span(metrics.elapsed_seconds),
-        format!("in all, {} read", size(metrics.bytes_read)),
+        match metrics.bytes_read {
+            0 => "in all".to_owned(),
+            bytes => format!("in all, {} read", size(bytes)),
+        },
     ));
     html
 }

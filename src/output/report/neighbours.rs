@@ -1,35 +1,48 @@
-//! Who is near whom on the components: nearest neighbours, and how well labels separate.
+//! Who is near whom on the components: nearest neighbours, how well labels separate, and the pairs whose
+//! features may be nearest.
 //!
 //! Everything compares every point with every other, so the caller bounds the number of points.
 
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 
 /// Numbers that are added before the sum is compared with the best one so far.
 const STRIDE: usize = 8;
 
 /// Points on the components, with what the components leave of each.
-#[derive(Debug, Clone, Copy)]
-pub struct Cloud<'a> {
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cloud {
     /// Scores that were not whitened, `[points, width]`.
-    pub scores: &'a [f32],
+    pub scores: Vec<f32>,
     /// Number of components.
     pub width: usize,
     /// Reconstruction errors, one a point.
-    pub errors: &'a [f32],
+    pub errors: Vec<f32>,
 }
 
-/// The neighbours of one point, as places among the points.
+/// Two points, the first of which comes first, and the square of a distance that that of their features
+/// is not below: the distance of the scores and that of the reconstruction errors are two legs of a right
+/// triangle.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Nearest {
-    /// The nearest on the components.
-    pub by_scores: usize,
-    /// The one whose features may be nearest, and the square of a distance that theirs is not below:
-    /// that of the scores and that of the reconstruction errors are two legs of a right triangle.
-    pub by_features: (usize, f64),
+pub struct LikelyPair {
+    /// Their places.
+    pub places: (usize, usize),
+    /// The square of the bound.
+    pub square: f32,
 }
 
-impl Cloud<'_> {
+impl Cloud {
+    /// Some of the points.
+    pub fn of(&self, places: &[usize]) -> Cloud {
+        let rows = places.iter().flat_map(|&place| self.row(place));
+        Cloud {
+            scores: rows.copied().collect(),
+            width: self.width,
+            errors: places.iter().map(|&place| self.errors[place]).collect(),
+        }
+    }
+
     fn len(&self) -> usize {
         self.errors.len()
     }
@@ -38,49 +51,75 @@ impl Cloud<'_> {
         &self.scores[point * self.width..(point + 1) * self.width]
     }
 
-    /// The neighbours of every point; of equally near ones the first. At least two points.
-    pub fn nearest(&self) -> Vec<Nearest> {
-        (0..self.len())
+    /// The nearest other point of every point on the components; of equally near ones the first. At least
+    /// two points.
+    pub fn nearest(&self) -> Vec<usize> {
+        let nearest_to = |point: usize| {
+            let mut best = (0, f32::INFINITY);
+            for other in (0..self.len()).filter(|&other| other != point) {
+                let sum = squared(self.row(point), self.row(other), |sum| sum >= best.1);
+                if sum < best.1 {
+                    best = (other, sum);
+                }
+            }
+            best.0
+        };
+        (0..self.len()).into_par_iter().map(nearest_to).collect()
+    }
+
+    /// The `most` pairs with the lowest bounds, lowest first; of equal ones the first.
+    pub fn likeliest_pairs(&self, most: usize) -> Vec<LikelyPair> {
+        // Numbers from 0 on are ordered as their bits are.
+        type Entry = (u32, usize, usize);
+        let offer = |heap: &mut BinaryHeap<Entry>, entry: Entry| {
+            if heap.len() < most {
+                heap.push(entry);
+            } else if let Some(mut worst) = heap.peek_mut().filter(|worst| entry < **worst) {
+                *worst = entry;
+            }
+        };
+        let with_those_behind = |mut heap: BinaryHeap<Entry>, one: usize| {
+            for other in one + 1..self.len() {
+                let rest = (self.errors[one] - self.errors[other]).powi(2);
+                let worst = match heap.peek() {
+                    Some(worst) if heap.len() == most => f32::from_bits(worst.0),
+                    _ => f32::INFINITY,
+                };
+                let sum = squared(self.row(one), self.row(other), |sum| sum + rest > worst);
+                offer(&mut heap, ((sum + rest).to_bits(), one, other));
+            }
+            heap
+        };
+        let heap = (0..self.len())
             .into_par_iter()
-            .map(|point| self.nearest_to(point))
+            .fold(BinaryHeap::new, with_those_behind)
+            .reduce(BinaryHeap::new, |mut heap, others| {
+                others.into_iter().for_each(|entry| offer(&mut heap, entry));
+                heap
+            });
+        let pairs = heap.into_sorted_vec().into_iter();
+        pairs
+            .map(|(square, one, other)| LikelyPair {
+                places: (one, other),
+                square: f32::from_bits(square),
+            })
             .collect()
     }
 
-    fn nearest_to(&self, point: usize) -> Nearest {
-        let mine = self.row(point);
-        let (mut scores, mut features) = ((0, f32::INFINITY), (0, f32::INFINITY));
-        for other in (0..self.len()).filter(|&other| other != point) {
-            let rest = (self.errors[point] - self.errors[other]).powi(2);
-            let sum = squared(mine, self.row(other), |sum| {
-                sum >= scores.1 && sum + rest >= features.1
-            });
-            if sum < scores.1 {
-                scores = (other, sum);
-            }
-            if sum + rest < features.1 {
-                features = (other, sum + rest);
-            }
-        }
-        Nearest {
-            by_scores: scores.0,
-            by_features: (features.0, f64::from(features.1)),
-        }
-    }
-
-    /// The silhouette of every point: how much nearer it is to those of its own label than to those of
-    /// the nearest other label, from -1 to 1; 0 for the only point of a label. P. J. Rousseeuw,
-    /// *Silhouettes: a graphical aid to the interpretation and validation of cluster analysis*, 1987.
+    /// The silhouettes of some points among all of them: how much nearer each is to those of its own label
+    /// than to those of the nearest other label, from -1 to 1; 0 for the only point of a label.
+    /// P. J. Rousseeuw, *Silhouettes: a graphical aid to the interpretation and validation of cluster
+    /// analysis*, 1987.
     ///
     /// `labels` has a number from 0 on for every point, of at least two labels.
-    pub fn silhouettes(&self, labels: &[usize]) -> Vec<f64> {
+    pub fn silhouettes(&self, labels: &[usize], of: &[usize]) -> Vec<f64> {
         let count = labels.iter().max().map_or(0, |label| label + 1);
         let mut sizes = vec![0u32; count];
         for &label in labels {
             sizes[label] += 1;
         }
-        (0..self.len())
-            .into_par_iter()
-            .map(|point| {
+        of.par_iter()
+            .map(|&point| {
                 let mut sums = vec![0.0; count];
                 for (other, &label) in labels.iter().enumerate() {
                     let square = squared(self.row(point), self.row(other), |_| false);
@@ -120,7 +159,7 @@ fn squared(one: &[f32], other: &[f32], enough: impl Fn(f32) -> bool) -> f32 {
     sum
 }
 
-/// How well labels separate on the components.
+/// How well labels separate on the components; only labelled points count.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Separation {
     /// Points whose nearest neighbour was looked for.
@@ -144,124 +183,128 @@ pub struct LabelSeparation {
     pub points: usize,
     /// Share of them whose nearest neighbour has the same label.
     pub agreement: f64,
-    /// Mean silhouette; `None` where none was computed.
+    /// Mean silhouette; `None` where fewer than two were computed.
     pub silhouette: Option<f64>,
 }
 
-/// Most points of the silhouette, which needs every distance in full.
+/// Points whose silhouettes are computed, which need every distance in full.
 pub const MAX_SILHOUETTES: usize = 2000;
 
+/// The fewest of them of one label, where it has so many points.
+const LEAST_SILHOUETTES: usize = 2;
+
 /// How the labels of a cloud separate; `None` where fewer than two points have one.
-pub fn separation(
-    cloud: &Cloud,
-    nearest: &[Nearest],
-    labels: &[Option<&str>],
-) -> Option<Separation> {
-    let labelled: Vec<usize> = (0..labels.len()).filter(|&p| labels[p].is_some()).collect();
-    if labelled.len() < 2 {
+pub fn separation(cloud: &Cloud, labels: &[Option<&str>]) -> Option<Separation> {
+    let labelled = (0..labels.len()).filter_map(|place| Some((place, labels[place]?)));
+    let (places, labels): (Vec<usize>, Vec<&str>) = labelled.unzip();
+    if places.len() < 2 {
         return None;
     }
-    // (points, agreeing, silhouettes, their sum) of each label.
-    let mut tallies: BTreeMap<&str, (usize, usize, usize, f64)> = BTreeMap::new();
-    for &point in &labelled {
-        let tally = tallies
-            .entry(labels[point].unwrap_or_default())
-            .or_default();
-        tally.0 += 1;
-        tally.1 += usize::from(labels[nearest[point].by_scores] == labels[point]);
+    let cloud = cloud.of(&places);
+    let nearest = cloud.nearest();
+    let mut by_label: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (point, label) in labels.iter().enumerate() {
+        by_label.entry(label).or_default().push(point);
     }
-    let silhouette = silhouettes(cloud, labels, &labelled).map(|values| {
-        let sum: f64 = values.iter().map(|(_, value)| value).sum();
-        for (point, value) in &values {
-            let tally = tallies
-                .entry(labels[*point].unwrap_or_default())
-                .or_default();
-            tally.2 += 1;
-            tally.3 += value;
+    // Stable: of equally frequent labels the first in the alphabet comes first.
+    let mut by_label: Vec<(&str, Vec<usize>)> = by_label.into_iter().collect();
+    by_label.sort_by_key(|(_, points)| Reverse(points.len()));
+    let silhouettes = silhouettes(&cloud, &by_label);
+
+    let total = labels.len() as f64;
+    let mut agreeing = 0;
+    let mut same = 0.0;
+    // Each label weighs as much as it has points, however many of them were taken.
+    let (mut sum, mut weight, mut taken) = (0.0, 0.0, 0);
+    let mut rows = Vec::with_capacity(by_label.len());
+    for ((label, points), silhouettes) in by_label.iter().zip(&silhouettes) {
+        let count = points.len() as f64;
+        let agree = points
+            .iter()
+            .filter(|&&p| labels[nearest[p]] == *label)
+            .count();
+        agreeing += agree;
+        same += count * (count - 1.0);
+        let mean = silhouettes.iter().sum::<f64>() / silhouettes.len().max(1) as f64;
+        if !silhouettes.is_empty() {
+            sum += count * mean;
+            weight += count;
+            taken += silhouettes.len();
         }
-        (sum / values.len() as f64, values.len())
-    });
-    let points = labelled.len() as f64;
-    let agreeing: usize = tallies.values().map(|tally| tally.1).sum();
-    let same = tallies
-        .values()
-        .map(|tally| tally.0 as f64 * (tally.0 as f64 - 1.0));
-    let chance = same.sum::<f64>() / (points * (points - 1.0));
-    let mut rows: Vec<LabelSeparation> = tallies
-        .into_iter()
-        .map(|(label, (points, agreeing, values, sum))| LabelSeparation {
-            label: label.to_owned(),
-            points,
-            agreement: agreeing as f64 / points as f64,
-            silhouette: (values > 0).then(|| sum / values as f64),
-        })
-        .collect();
-    rows.sort_by_key(|row| std::cmp::Reverse(row.points));
+        rows.push(LabelSeparation {
+            label: (*label).to_owned(),
+            points: points.len(),
+            agreement: agree as f64 / count,
+            silhouette: (silhouettes.len() >= LEAST_SILHOUETTES).then_some(mean),
+        });
+    }
     Some(Separation {
-        points: labelled.len(),
-        agreement: agreeing as f64 / points,
-        chance,
-        silhouette,
+        points: labels.len(),
+        agreement: agreeing as f64 / total,
+        chance: same / (total * (total - 1.0)),
+        silhouette: (taken > 0).then(|| (sum / weight, taken)),
         labels: rows,
     })
 }
 
-/// Silhouettes of evenly spaced labelled points, each with its place; `None` with one label only.
-fn silhouettes(
-    cloud: &Cloud,
-    labels: &[Option<&str>],
-    labelled: &[usize],
-) -> Option<Vec<(usize, f64)>> {
-    let step = labelled.len().div_ceil(MAX_SILHOUETTES).max(1);
-    let taken: Vec<usize> = labelled.iter().copied().step_by(step).collect();
-    let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut of_point = Vec::with_capacity(taken.len());
-    for &point in &taken {
-        let next = numbers.len();
-        of_point.push(
-            *numbers
-                .entry(labels[point].unwrap_or_default())
-                .or_insert(next),
-        );
+/// Silhouettes of evenly spaced points of every label, in the order of the labels, which is that of their
+/// size. Of more labels than [`MAX_SILHOUETTES`] has room for the smallest have none; with one label there
+/// are none at all.
+fn silhouettes(cloud: &Cloud, by_label: &[(&str, Vec<usize>)]) -> Vec<Vec<f64>> {
+    if by_label.len() < 2 {
+        return vec![Vec::new(); by_label.len()];
     }
-    if numbers.len() < 2 {
-        return None;
+    let mut numbers = vec![0; cloud.len()];
+    let mut taken = Vec::new();
+    let mut of_label = Vec::with_capacity(by_label.len());
+    for (number, (_, points)) in by_label.iter().enumerate() {
+        for &point in points {
+            numbers[point] = number;
+        }
+        let share = points.len() * MAX_SILHOUETTES / cloud.len();
+        let wanted = match taken.len() < MAX_SILHOUETTES {
+            true => share.max(LEAST_SILHOUETTES).min(points.len()),
+            false => 0,
+        };
+        taken.extend((0..wanted).map(|n| points[n * points.len() / wanted]));
+        of_label.push(wanted);
     }
-    let scores: Vec<f32> = taken.iter().flat_map(|&p| cloud.row(p).to_vec()).collect();
-    let errors: Vec<f32> = taken.iter().map(|&p| cloud.errors[p]).collect();
-    let part = Cloud {
-        scores: &scores,
-        width: cloud.width,
-        errors: &errors,
-    };
-    Some(taken.into_iter().zip(part.silhouettes(&of_point)).collect())
+    let values = cloud.silhouettes(&numbers, &taken);
+    let mut rest = values.as_slice();
+    let parts = of_label.into_iter().map(|wanted| {
+        let (part, behind) = rest.split_at(wanted);
+        rest = behind;
+        part.to_vec()
+    });
+    parts.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn line(scores: &[f32]) -> Cloud<'_> {
-        const NONE: [f32; 64] = [0.0; 64];
+    fn line(scores: &[f32]) -> Cloud {
         Cloud {
-            scores,
+            scores: scores.to_vec(),
             width: 1,
-            errors: &NONE[..scores.len()],
+            errors: vec![0.0; scores.len()],
         }
     }
 
     #[test]
-    fn the_nearest_on_the_components_and_in_the_features_may_differ() {
+    fn the_nearest_on_the_components_and_the_likeliest_pair_may_differ() {
         let cloud = Cloud {
-            scores: &[0.0, 0.0, 1.0, 0.0, 0.0, 2.0],
+            scores: vec![0.0, 0.0, 1.0, 0.0, 0.0, 2.0],
             width: 2,
-            errors: &[5.0, 0.0, 5.0],
+            errors: vec![5.0, 0.0, 5.0],
         };
-        let nearest = cloud.nearest();
-        assert_eq!(nearest[0].by_scores, 1);
-        // To the second 1 and 5, to the third 2 and 0.
-        assert_eq!(nearest[0].by_features, (2, 4.0));
-        assert_eq!(nearest[1].by_features, (0, 26.0));
+        assert_eq!(cloud.nearest(), [1, 0, 0]);
+        // To the second 1 and 5, to the third 2 and 0; between these two the root of 5, and 5.
+        let expected = [((0, 2), 4.0), ((0, 1), 26.0), ((1, 2), 30.0)];
+        let expected = expected.map(|(places, square)| LikelyPair { places, square });
+        assert_eq!(cloud.likeliest_pairs(10), expected);
+        assert_eq!(cloud.likeliest_pairs(2), expected[..2]);
+        assert!(cloud.of(&[1]).likeliest_pairs(2).is_empty());
     }
 
     #[test]
@@ -270,36 +313,48 @@ mod tests {
         let scores: Vec<f32> = (0..40 * width)
             .map(|i| ((i * 7919 + i * i * 31) % 1009) as f32 / 100.0)
             .collect();
-        let errors = vec![0.0; 40];
         let cloud = Cloud {
-            scores: &scores,
+            scores,
             width,
-            errors: &errors,
+            errors: (0..40).map(|i| (i * i % 7) as f32).collect(),
         };
-        for (point, nearest) in cloud.nearest().iter().enumerate() {
-            let distance = |other: usize| -> f32 {
-                let pairs = cloud.row(point).iter().zip(cloud.row(other));
-                pairs.map(|(a, b)| (a - b).powi(2)).sum()
-            };
+        let distance = |one: usize, other: usize| -> f32 {
+            let pairs = cloud.row(one).iter().zip(cloud.row(other));
+            pairs.map(|(a, b)| (a - b).powi(2)).sum()
+        };
+        for (point, &nearest) in cloud.nearest().iter().enumerate() {
             let best = (0..40)
                 .filter(|&other| other != point)
-                .min_by(|&a, &b| distance(a).total_cmp(&distance(b)))
+                .min_by(|&a, &b| distance(point, a).total_cmp(&distance(point, b)))
                 .unwrap();
-            assert_eq!(nearest.by_scores, best);
-            assert_eq!(nearest.by_features.0, best);
+            assert_eq!(nearest, best);
         }
+        let mut all: Vec<(f32, (usize, usize))> = (0..40)
+            .flat_map(|one| (one + 1..40).map(move |other| (one, other)))
+            .map(|(one, other)| {
+                let rest = cloud.errors[one] - cloud.errors[other];
+                (distance(one, other) + rest * rest, (one, other))
+            })
+            .collect();
+        all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let places: Vec<(usize, usize)> = all[..100].iter().map(|(_, places)| *places).collect();
+        let found = cloud.likeliest_pairs(100);
+        assert_eq!(
+            found.iter().map(|pair| pair.places).collect::<Vec<_>>(),
+            places
+        );
     }
 
     #[test]
     fn silhouettes_are_those_of_the_definition() {
         // By hand: the first point is 1 from its own, 10.5 on average from the others.
-        let values = line(&[0.0, 1.0, 10.0, 11.0]).silhouettes(&[0, 0, 1, 1]);
+        let values = line(&[0.0, 1.0, 10.0, 11.0]).silhouettes(&[0, 0, 1, 1], &[0, 1, 2, 3]);
         let expected = [9.5 / 10.5, 8.5 / 9.5, 8.5 / 9.5, 9.5 / 10.5];
         for (value, expected) in values.iter().zip(expected) {
             assert!((value - expected).abs() < 1e-9, "{values:?}");
         }
         // A label that is nearer to the other one's points is negative; a lone point counts 0.
-        let values = line(&[0.0, 10.0, 10.0, 50.0]).silhouettes(&[0, 0, 1, 2]);
+        let values = line(&[0.0, 10.0, 10.0, 50.0]).silhouettes(&[0, 0, 1, 2], &[0, 1, 2, 3]);
         assert!(
             values[1] < 0.0 && values[3] == 0.0 && values[2] == 0.0,
             "{values:?}"
@@ -311,7 +366,7 @@ mod tests {
         let scores = [0.0, 0.1, 0.2, 9.0, 9.1, 5.0];
         let labels = [Some("a"), Some("a"), Some("a"), Some("b"), Some("b"), None];
         let cloud = line(&scores);
-        let found = separation(&cloud, &cloud.nearest(), &labels).unwrap();
+        let found = separation(&cloud, &labels).unwrap();
         assert_eq!((found.points, found.agreement), (5, 1.0));
         // Ten ordered pairs of twenty: 3 * 2 + 2 * 1 of 5 * 4.
         assert_eq!(found.chance, 8.0 / 20.0);
@@ -320,11 +375,54 @@ mod tests {
         assert_eq!(found.labels[0].label, "a");
         assert_eq!(found.labels[1].points, 2);
         let alike = [Some("a"); 6];
-        let found = separation(&cloud, &cloud.nearest(), &alike).unwrap();
+        let found = separation(&cloud, &alike).unwrap();
         assert_eq!(
             (found.agreement, found.chance, found.silhouette),
             (1.0, 1.0, None)
         );
-        assert_eq!(separation(&cloud, &cloud.nearest(), &[None; 6]), None);
+        assert_eq!(separation(&cloud, &[None; 6]), None);
+    }
+
+    #[test]
+    fn unlabelled_points_and_rare_labels_change_nothing_for_the_others() {
+        // Between each two labelled points lie unlabelled ones; two of 5003 labelled points are rare.
+        let mut scores = Vec::new();
+        let mut labels = Vec::new();
+        for number in 0..5003 {
+            let (label, place) = match number {
+                1000 | 4000 => (Some("rare"), -50_000.0 - number as f32),
+                1500 => (Some("single"), 90_000.0),
+                n if n % 2 == 0 => (Some("even"), n as f32),
+                n => (Some("odd"), 20_000.0 + n as f32),
+            };
+            for (label, offset) in [(label, 0.0), (None, 0.25), (None, 0.5)] {
+                labels.push(label);
+                scores.push(place + offset);
+            }
+        }
+        let found = separation(&line(&scores), &labels).unwrap();
+        assert_eq!(found.points, 5003);
+        // All but the single one have a neighbour of their own.
+        assert_eq!(found.agreement, 5002.0 / 5003.0);
+        let of = |label: &str| found.labels.iter().find(|row| row.label == label).unwrap();
+        assert_eq!((of("rare").points, of("rare").agreement), (2, 1.0));
+        // 3000 from each other, 53,500 and 56,500 from the even ones on average.
+        let rare = of("rare").silhouette.unwrap();
+        assert!((rare - (1.0 - 3000.0 / 55_000.0)).abs() < 0.01, "{rare}");
+        assert_eq!(of("single").silhouette, None);
+        assert!(of("even").silhouette.unwrap() > 0.8);
+        let (mean, points) = found.silhouette.unwrap();
+        assert!(mean > 0.8 && (MAX_SILHOUETTES - 2..=MAX_SILHOUETTES + 3).contains(&points));
+    }
+
+    #[test]
+    fn more_labels_than_there_is_room_for_leave_the_rarest_without_a_silhouette() {
+        let labels: Vec<String> = (0..4000).map(|n| format!("{:04}", n / 2)).collect();
+        let labels: Vec<Option<&str>> = labels.iter().map(|label| Some(label.as_str())).collect();
+        let scores: Vec<f32> = (0..4000).map(|n| n as f32).collect();
+        let found = separation(&line(&scores), &labels).unwrap();
+        let with = found.labels.iter().filter(|row| row.silhouette.is_some());
+        assert_eq!(with.count(), MAX_SILHOUETTES / 2);
+        assert_eq!(found.silhouette.unwrap().1, MAX_SILHOUETTES);
     }
 }

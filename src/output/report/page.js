@@ -453,10 +453,11 @@
     const spanX = (view.x1 - view.x0) / factor, spanY = (view.y1 - view.y0) / factor;
     const whole = home.x1 - home.x0;
     // Beyond that the points are one dot, or no two of them are left.
-    if (spanX > 20 * whole || spanX < whole * 1e-6) return;
+    if (spanX > 20 * whole || spanX < whole * 1e-6) return false;
     const x = view.x0 + fx * (view.x1 - view.x0), y = view.y1 - fy * (view.y1 - view.y0);
     view = { x0: x - fx * spanX, x1: x + (1 - fx) * spanX, y0: y - (1 - fy) * spanY, y1: y + fy * spanY };
     moved();
+    return true;
   };
   const pan = (dx, dy) => {
     const { w, h } = inner();
@@ -513,11 +514,14 @@
   canvas.addEventListener("pointerup", release);
   canvas.addEventListener("pointercancel", release);
   canvas.addEventListener("pointerleave", () => pointers.size === 0 && hover(-1));
+  // The wheel is the page's until the map has the focus; with Ctrl it would enlarge the page.
   canvas.addEventListener("wheel", (event) => {
-    event.preventDefault();
+    const meant = event.ctrlKey || event.metaKey;
+    if (!meant && document.activeElement !== canvas) return;
     const lines = event.deltaMode === 1 ? 16 : 1;
     const { x, y } = at(event);
-    zoom(Math.exp(-0.0016 * lines * Math.max(-400, Math.min(400, event.deltaY))), x, y);
+    const zoomed = zoom(Math.exp(-0.0016 * lines * Math.max(-400, Math.min(400, event.deltaY))), x, y);
+    if (zoomed || meant) event.preventDefault();
   }, { passive: false });
   canvas.addEventListener("dblclick", (event) => {
     const { x, y } = at(event);
@@ -545,7 +549,7 @@
     n: () => step(1),
     p: () => step(-1),
     Enter: () => select(nearest(margin.left + inner().w / 2, margin.top + inner().h / 2, width + height)),
-    Escape: () => select(-1),
+    Escape: () => (selected < 0 ? canvas.blur() : select(-1)),
   };
   canvas.addEventListener("keydown", (event) => {
     const action = keys[event.key];
@@ -682,6 +686,5 @@
     view: () => ({ ...view }),
     axes: () => axes.map((axis) => data.axes[axis].name),
     selected: () => selected,
-    draw,
   });
 })();

@@ -23,17 +23,47 @@ fn images(label: &str, failures: &[Outcome], k: usize) -> Images {
         let scores: Vec<f32> = (0..k).map(|c| f32::from(position) - c as f32).collect();
         collector.add(&row, &scores, f32::from(position));
     }
-    let collected = collector.finish(None);
+    finished(collector, &|_| None)
+}
+
+/// The images of a collector, whose three features are their positions.
+fn finished(collector: Collector, thumbnail: &dyn Fn(u64) -> Option<Vec<u8>>) -> Images {
+    let mut compared = collector.compare(Scaling {
+        divisors: vec![1.0; 3],
+        standardized: true,
+        deviations: None,
+        total_variance: 8.0,
+    });
+    loop {
+        let wanted = compared.wanted();
+        if wanted.is_empty() {
+            break;
+        }
+        let found = wanted.into_keys().map(|position| {
+            let features = vec![position as f64; 3];
+            (
+                position,
+                Found {
+                    features,
+                    ..Found::default()
+                },
+            )
+        });
+        compared.add(&found.collect()).unwrap();
+    }
+    let collected = compared.finish();
     let found = collected.wanted().into_iter().map(|(position, need)| {
         let found = Found {
-            name: (need >= Need::Name).then(|| (String::new(), None)),
-            thumbnail: None,
-            features: vec![position as f64; 3],
+            name: (need == Need::Named).then(|| (String::new(), None)),
+            thumbnail: thumbnail(position),
+            features: Vec::new(),
         };
         (position, found)
     });
-    let found = found.collect();
-    Images::new(collected, found, &[1.0; 3], 8.0)
+    Images {
+        found: found.collect(),
+        collected,
+    }
 }
 
 fn failure(path: &str, reason: &str) -> Outcome {
@@ -74,7 +104,10 @@ fn the_page_says_what_the_run_did() {
         "<td class=\"num\">1.33</td>",
         "<title>rank 1: 1.1 s</title>",
         "There are no thumbnails",
+        "<p><span class=\"passed\">The one check passed</span>; the closest is 0.015 % of its limit.</p>",
         "<tr><th>residual</th><td>1.5e-16 (limit 1e-12)</td></tr>",
+        "<tr><th>commit</th><td>0123456789ab</td></tr>",
+        "aria-label=\"rank 0: 0.62 s, rank 1: 1.1 s, rank 2: 1.2 s\"",
         "<tr><th>tree, leaves</th><td>3</td></tr>",
         "node-1, node-2",
         "<td>4 to 8</td>",
@@ -295,17 +328,9 @@ fn ten_thousand_images_with_thumbnails_are_less_than_5_mb() {
             .collect();
         collector.add(&row, &scores, (position % 997) as f32);
     }
-    let collected = collector.finish(None);
-    let found = collected.wanted().into_keys().map(|position| {
-        let found = Found {
-            name: None,
-            thumbnail: Some(pictures[position as usize % 50].clone()),
-            features: Vec::new(),
-        };
-        (position, found)
+    let images = finished(collector, &|position| {
+        Some(pictures[position as usize % 50].clone())
     });
-    let found = found.collect();
-    let images = Images::new(collected, found, &[1.0], 1.0);
     let html = Report {
         metrics: &metrics,
         images: &images,
@@ -314,4 +339,100 @@ fn ten_thousand_images_with_thumbnails_are_less_than_5_mb() {
     assert!(html.len() < 5_000_000, "{} bytes", html.len());
     assert!(html.len() > 3_000_000, "room is left: {} bytes", html.len());
     assert!(html.contains("of 12,000 images are drawn: 10,000 evenly spaced in path order"));
+    assert!(html.contains("The first 24 of 200 components can be chosen."));
+}
+
+#[test]
+fn the_certificate_says_in_words_what_passed() {
+    let check = |value: f64| serde_json::json!({"value": value, "limit": 2e-12});
+    let html = facts::certificate(&serde_json::json!({
+        "pca_residual": check(1e-13),
+        "exact": {"left_orthogonality": check(5e-13)},
+        "svd": "all of them",
+    }));
+    for part in [
+        "All 2 checks passed</span>; the closest is 25 % of its limit.",
+        "<th>the SVD gives the scores back</th><td>1e-13 (limit 2e-12)</td>",
+        "<th>exact, the scores of different components are uncorrelated</th>",
+        "<th>svd</th><td>all of them</td>",
+    ] {
+        assert!(html.contains(part), "{part}: {html}");
+    }
+    for value in [serde_json::json!(3e-12), serde_json::Value::Null] {
+        let html = facts::certificate(&serde_json::json!({
+            "orthogonality": check(0.0),
+            "svd_residual": {"value": value, "limit": 2e-12},
+        }));
+        assert!(html.contains("1 of 2 checks failed."), "{html}");
+    }
+}
+
+#[test]
+fn stored_features_are_not_said_to_be_listed_or_read() {
+    let mut metrics = sample();
+    metrics.task = Task::Pca;
+    metrics.images.resumed = 9;
+    metrics.images_per_second = None;
+    metrics.bytes_read = 0;
+    for weights in [metrics.weights.clone(), None] {
+        metrics.weights = weights;
+        let html = render(&metrics, &[]);
+        for part in [
+            "listed",
+            "an earlier run",
+            "0 bytes",
+            "images per second",
+            "outcomes.parquet",
+        ] {
+            assert!(!html.contains(part), "{part}");
+        }
+        assert!(html.contains("Not known: no image was read, the features were stored."));
+        let what = match metrics.weights {
+            Some(_) => "images whose features were stored",
+            None => "stored feature vectors",
+        };
+        assert!(html.contains(what), "{what}");
+    }
+    assert!(render(&metrics, &[]).contains("<h1>Principal components of 9 feature vectors</h1>"));
+}
+
+#[test]
+fn a_run_that_took_everything_from_an_earlier_one_says_so() {
+    let mut metrics = sample();
+    metrics.images_per_second = None;
+    assert!(render(&metrics, &[]).contains("from an earlier run, which computed all features"));
+}
+
+#[test]
+fn captions_follow_the_scaling_and_rounding_makes_no_outliers() {
+    let with = |standardized: bool, total_variance: f64| {
+        let mut images = images("a", &[], 2);
+        images.collected.scaling.standardized = standardized;
+        images.collected.scaling.total_variance = total_variance;
+        let metrics = sample();
+        gallery::outliers(&images)
+            + &gallery::duplicates(&images)
+            + &gallery::separation(&images, &metrics)
+    };
+    let html = with(true, 8.0);
+    assert!(html.contains("the centred and standardized features"));
+    assert!(html.contains("between standardized features"));
+    assert!(html.contains("have one label only, so there is no silhouette"));
+    let html = with(false, 8.0);
+    assert!(html.contains("of the centred features") && html.contains("between unscaled features"));
+    assert!(!html.contains("standardized"));
+    // The errors are up to 8.
+    assert!(with(true, 1e12).contains("None stands out: the components explain every image"));
+}
+
+#[test]
+fn pairs_that_could_not_be_looked_for_everywhere_are_said_to_be_likely() {
+    let mut images = images("a", &[], 1);
+    assert!(!gallery::duplicates(&images).contains("likeliest"));
+    images.collected.nearest.likeliest = Some(360);
+    assert!(gallery::duplicates(&images).contains("among the 360 likeliest pairs"));
+    images.collected.nearest.distinct = 1;
+    assert!(
+        gallery::duplicates(&images).contains("All 9 images that were compared are the same file.")
+    );
 }

@@ -27,7 +27,16 @@ fn collected(total: u64, most: usize, of: impl Fn(u64) -> (Vec<f32>, f32)) -> Co
         let (scores, error) = of(position);
         collector.add(&row(position, None), &scores, error);
     }
-    collector.finish(None)
+    collector.compare(scaling(None)).finish()
+}
+
+fn scaling(deviations: Option<&[f64]>) -> Scaling {
+    Scaling {
+        divisors: vec![1.0],
+        standardized: false,
+        deviations: deviations.map(<[f64]>::to_vec),
+        total_variance: 1.0,
+    }
 }
 
 #[test]
@@ -70,7 +79,7 @@ fn the_ends_of_a_component_and_the_outliers_are_found_and_drawn() {
     assert_eq!(found.outliers.len(), OUTLIERS);
     assert!(found.points.is_sorted_by_key(|point| point.position));
     assert_eq!(found.total, 1000);
-    assert_eq!(found.compared, found.points.len());
+    assert_eq!(found.nearest.compared, 1000);
     // No image is at both ends.
     let few = collected(5, 10, |p| (vec![p as f32], 0.0));
     assert_eq!(few.extremes[0], [vec![0, 1], vec![4, 3]]);
@@ -107,7 +116,7 @@ fn equal_files_are_found_by_their_checksums() {
     for position in 0..5 {
         collector.add(&row(position, None), &[(position / 3) as f32], 0.0);
     }
-    let found = collector.finish(None);
+    let found = collector.compare(scaling(None)).finish();
     let copies = found.copies.as_ref().unwrap();
     assert_eq!((copies.count, copies.images, copies.compared), (2, 4, 5));
     let shown: Vec<_> = copies
@@ -118,41 +127,143 @@ fn equal_files_are_found_by_their_checksums() {
     assert_eq!(shown, [vec![0, 3], vec![1, 4]]);
     assert_eq!(found.failures.len(), 1);
     let wanted = found.wanted();
-    assert!(wanted.len() == 5 && wanted[&0] >= Need::Name);
+    assert!(wanted.len() == 5 && wanted[&0] == Need::Named);
+}
+
+/// What the search finds among images with one feature, which is their score.
+fn nearest(scores: &[f32], sha256: &[&str]) -> NearestPairs {
+    let mut collector = Collector::new(scores.len() as u64, 1, 10);
+    for (position, &score) in (0..).zip(scores) {
+        if let Some(sha256) = sha256.get(position as usize) {
+            collector.add_outcome(&outcome(position, Status::Ok, sha256));
+        }
+        collector.add(&row(position, None), &[score], 0.0);
+    }
+    let mut compared = collector.compare(scaling(None));
+    let wanted = compared.wanted().into_iter();
+    let found = wanted.map(|(position, need)| {
+        assert_eq!(need, Need::Features);
+        let found = Found {
+            name: Some((format!("{position:07}.jpg"), None)),
+            features: vec![f64::from(scores[position as usize])],
+            ..Found::default()
+        };
+        (position, found)
+    });
+    compared.add(&found.collect()).unwrap();
+    assert!(compared.wanted().is_empty());
+    compared.finish().nearest
 }
 
 #[test]
-fn the_nearest_pairs_are_candidates_and_equal_files_are_not() {
-    let scores = [0.0, 10.0, 10.1, 50.0, 50.0, 90.0];
-    let with = |sha256: [&str; 6]| {
-        let mut collector = Collector::new(6, 1, 10);
-        for (position, &score) in (0..).zip(&scores) {
-            collector.add_outcome(&outcome(position, Status::Ok, sha256[position as usize]));
-            collector.add(&row(position, None), &[score], 0.0);
-        }
-        collector.finish(None)
+fn equal_files_do_not_hide_the_nearest_pairs() {
+    let positions = |found: &NearestPairs| -> Vec<(u64, u64)> {
+        found.pairs.iter().map(|pair| pair.positions).collect()
     };
-    let found = with(["01", "02", "03", "04", "05", "06"]);
-    assert_eq!(found.candidates[..2], [(3, 4), (1, 2)]);
-    assert_eq!(found.wanted()[&4], Need::Features);
-    let found = with(["01", "02", "03", "04", "04", "06"]);
-    assert_eq!(found.candidates[0], (1, 2));
-    assert_eq!(found.copies.unwrap().count, 1);
+    let scores = [0.0, 10.0, 10.1, 50.0, 50.0, 90.0];
+    let found = nearest(&scores, &["01", "02", "03", "04", "05", "06"]);
+    assert_eq!(positions(&found)[..2], [(3, 4), (1, 2)]);
+    assert_eq!(positions(&nearest(&scores, &[]))[..2], [(3, 4), (1, 2)]);
+    let found = nearest(&scores, &["01", "02", "03", "04", "04", "06"]);
+    assert_eq!(positions(&found)[0], (1, 2));
+    assert_eq!((found.compared, found.distinct), (6, 5));
+    // Three images, each in two folders.
+    let scores = [0.0, 10.0, 11.0, 0.0, 10.0, 11.0];
+    let found = nearest(&scores, &["01", "02", "03", "01", "02", "03"]);
+    assert_eq!(positions(&found), [(1, 2), (0, 1), (0, 2)]);
+    // Nothing but one file.
+    let mut collector = Collector::new(3, 1, 10);
+    for position in 0..3 {
+        collector.add_outcome(&outcome(position, Status::Ok, "01"));
+        collector.add(&row(position, None), &[1.0], 0.0);
+    }
+    let mut compared = collector.compare(scaling(None));
+    assert!(compared.wanted().is_empty());
+    let found = compared.finish().nearest;
+    assert_eq!(
+        (found.compared, found.distinct, found.pairs.len()),
+        (3, 1, 0)
+    );
+}
+
+#[test]
+fn what_is_compared_does_not_depend_on_how_many_points_are_drawn() {
+    let of = |max_points: usize| {
+        let mut collector = Collector::new(30_000, 1, max_points);
+        for position in 0..30_000u64 {
+            // Two of those that are compared are near each other; extremes and outliers are not.
+            let score = match position {
+                15_000 => 3.0001,
+                p if p % 1000 == 7 => 1e9 + p as f32 * 1e6,
+                p => (p * 7919 % 30_011) as f32,
+            };
+            let label = ["a", "b"][(position * 2 / 30_000) as usize];
+            collector.add(
+                &row(position, Some(label)),
+                &[score],
+                (position % 97) as f32,
+            );
+        }
+        let mut compared = collector.compare(scaling(None));
+        let wanted = compared.wanted();
+        let found = wanted.keys().map(|&position| {
+            let features = vec![position as f64];
+            (
+                position,
+                Found {
+                    features,
+                    ..Found::default()
+                },
+            )
+        });
+        compared.add(&found.collect()).unwrap();
+        let found = compared.finish();
+        assert!(found.points.len() >= max_points);
+        for pair in &found.nearest.pairs {
+            assert!(
+                found.place(pair.positions.0).is_some() && found.place(pair.positions.1).is_some()
+            );
+        }
+        (found.separation, found.nearest)
+    };
+    let expected = of(MAX_POINTS);
+    assert_eq!(expected.1.compared, MAX_COMPARED);
+    assert!(!expected.1.pairs.is_empty() && expected.0.is_some());
+    for max_points in [4, 10_001, 15_000] {
+        assert_eq!(of(max_points), expected, "{max_points}");
+    }
+}
+
+#[test]
+fn features_under_another_name_are_refused() {
+    let mut collector = Collector::new(2, 1, 10);
+    for position in 0..2 {
+        collector.add(&row(position, None), &[position as f32], 0.0);
+    }
+    let mut compared = collector.compare(scaling(None));
+    let found = Found {
+        name: Some(("other.jpg".into(), None)),
+        ..Found::default()
+    };
+    assert_eq!(
+        compared.add(&BTreeMap::from([(1, found)])),
+        Err(["other.jpg".to_owned(), "0000001.jpg".to_owned()])
+    );
 }
 
 #[test]
 fn distances_are_those_before_whitening() {
     // Whitened, the first and second are nearest; with the deviations the first and third are.
-    let of = [vec![0.0, 0.0], vec![0.5, 0.0], vec![0.0, 0.9]];
     let add = |deviations: Option<&[f64]>| {
         let mut collector = Collector::new(3, 2, 10);
-        for (position, scores) in (0..).zip(&of) {
-            collector.add(&row(position, None), scores, 0.0);
+        for (position, scores) in (0..).zip([[0.0, 0.0], [0.5, 0.0], [0.0, 0.9]]) {
+            collector.add(&row(position, Some("a")), &scores, 0.0);
         }
-        collector.finish(deviations).candidates[0]
+        let compared = collector.compare(scaling(deviations));
+        compared.search.bounds()
     };
-    assert_eq!(add(None), (0, 1));
-    assert_eq!(add(Some(&[10.0, 1.0])), (0, 2));
+    assert_eq!(add(None)[0].0, (0, 1));
+    assert_eq!(add(Some(&[10.0, 1.0]))[0].0, (0, 2));
 }
 
 #[test]
@@ -161,8 +272,8 @@ fn only_the_first_failures_are_kept() {
     for number in 0..300 {
         collector.add_outcome(&outcome(number, Status::Failed, ""));
     }
-    let found = collector.finish(None);
+    let found = collector.compare(scaling(None)).finish();
     assert_eq!(found.failures.len(), MAX_FAILURES);
-    assert!(found.points.is_empty() && found.candidates.is_empty());
+    assert!(found.points.is_empty() && found.nearest.pairs.is_empty());
     assert_eq!(found.separation, None);
 }
