@@ -120,7 +120,7 @@ pub fn gemm<T: Scalar>(
 
 /// `c = a^T b + beta c`; a is `[l, m]`, b `[l, n]`, c `[m, n]`.
 ///
-/// The same as [`gemm`] with its first factor transposed, for l that is large beside m and n: there
+/// The same as [`gemm()`] with its first factor transposed, for l that is large beside m and n: there
 /// OpenBLAS spends its time on the sums of many short products, and the crate `gemm` does not.
 pub fn inner<T: Scalar>(a: ArrayView2<T>, b: ArrayView2<T>, beta: T, mut c: ArrayViewMut2<T>) {
     assert_eq!(
