@@ -325,7 +325,7 @@ pub struct PcaOptions {
     pub verify: Option<bool>,
     /// Of the factorisation [default: f64]
     ///
-    /// f32 takes 65 to 80 % of the time and half the memory.
+    /// f32 takes 65 to 85 % of the time and half the memory.
     #[arg(
         long,
         value_enum,
