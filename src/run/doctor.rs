@@ -72,10 +72,11 @@ const TRIED: usize = 8;
 pub fn doctor(settings: &DoctorSettings, comm: &Comm) -> Result<(), Failure> {
     linalg::init();
     let place = Place::find(comm);
-    let filter = listing::filter(settings.glob.as_deref())?;
+    let filter = comm.agree(listing::filter(settings.glob.as_deref()).map_err(Failure::from))?;
     let mine = findings(settings, &filter, comm, place);
     let problem = problem(&mine);
-    if let Some(all) = comm.gather_bytes(&serde_json::to_vec(&mine).map_err(broken)?) {
+    let mine = comm.or_end(serde_json::to_vec(&mine).map_err(broken));
+    if let Some(all) = comm.gather_bytes(&mine) {
         print(&all, comm);
     }
     comm.agree(problem.map_or(Ok(()), Err))

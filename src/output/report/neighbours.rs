@@ -147,16 +147,23 @@ impl Cloud {
 
 /// The squared distance, or any number that is not below it where `enough` says so on the way.
 fn squared(one: &[f32], other: &[f32], enough: impl Fn(f32) -> bool) -> f32 {
-    let mut sum = 0.0;
-    for (one, other) in one.chunks(STRIDE).zip(other.chunks(STRIDE)) {
-        for (a, b) in one.iter().zip(other) {
-            sum += (a - b) * (a - b);
+    // A sum for each place in a stride, so that a stride is a vector.
+    let mut sums = [0.0; STRIDE];
+    let (strides, rest) = one.as_chunks::<STRIDE>();
+    let (others, other_rest) = other.as_chunks::<STRIDE>();
+    for (one, other) in strides.iter().zip(others) {
+        for ((sum, a), b) in sums.iter_mut().zip(one).zip(other) {
+            *sum += (a - b) * (a - b);
         }
+        let sum = sums.iter().sum();
         if enough(sum) {
-            break;
+            return sum;
         }
     }
-    sum
+    for ((sum, a), b) in sums.iter_mut().zip(rest).zip(other_rest) {
+        *sum += (a - b) * (a - b);
+    }
+    sums.iter().sum()
 }
 
 /// How well labels separate on the components; only labelled points count.
