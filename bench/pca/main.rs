@@ -11,7 +11,7 @@ use ndarray::{Array2, s};
 use p8::linalg::blas::{Transpose, gemm};
 use p8::linalg::gaussian::gaussian;
 use p8::linalg::partial_svd::{Side, Wanted, leading};
-use p8::linalg::{blas_description, init, qr, svd, zeros};
+use p8::linalg::{Scalar, blas_description, init, qr, svd, zeros};
 use p8::pca::{self, Components, Exchange, PcaSettings, Precision, Rows, Solver};
 
 /// How often each is measured; the median counts.
@@ -51,6 +51,7 @@ fn main() {
     );
     println!("| what | seconds | GFLOP/s |\n|---|---|---|");
     let rates = building_blocks(d);
+    r_factors(quick);
     whole_fits(quick);
     println!();
     check(quick, &rates);
@@ -145,6 +146,46 @@ fn building_blocks(d: usize) -> Rates {
     }
 }
 
+/// R of many rows beside a matrix product, both on all threads: what the tree makes of the machine.
+fn r_factors(quick: bool) {
+    let shapes = if quick {
+        vec![(300, 64)]
+    } else {
+        vec![(20_000, 2048), (4000, 2048)]
+    };
+    for (n, d) in shapes {
+        let blocks = Blocks::new(n, d);
+        let (product, double) = (product_rate::<f64>(d), blocks.r_seconds::<f64>());
+        let (single_product, single) = (product_rate::<f32>(d), blocks.r_seconds::<f32>());
+        for (precision, product, seconds) in
+            [("f64", product, double), ("f32", single_product, single)]
+        {
+            let size = d as f64;
+            let flops = 2.0 * size * size * (n as f64 - size / 3.0);
+            let part = 100.0 * flops / seconds / product;
+            let cube = 2.0 * size.powi(3);
+            let what = format!("products of {d} x {d} on all threads, {precision}");
+            row(&what, cube / product, Some(cube));
+            let what = format!("R of {n} x {d}, {precision}: {part:.0} % of that rate");
+            row(&what, seconds, Some(flops));
+        }
+    }
+}
+
+/// Operations a second of all threads together, each with a matrix product of its own.
+fn product_rate<T: Scalar>(d: usize) -> f64 {
+    let a = p8::linalg::by_columns(gaussian(1, 0, d, d).mapv(T::of_f64).view());
+    let threads = rayon::current_num_threads();
+    let seconds = median(|| {
+        rayon::broadcast(|_| {
+            let mut product = zeros::<T>(d, d);
+            let (x, y) = ((a.view(), Transpose::No), (a.view(), Transpose::No));
+            gemm(T::one(), x, y, T::zero(), product.view_mut()).expect("shapes agree");
+        });
+    });
+    threads as f64 * 2.0 * (d as f64).powi(3) / seconds
+}
+
 fn whole_fits(quick: bool) {
     let shapes = if quick {
         vec![
@@ -200,13 +241,28 @@ impl Blocks {
         }
     }
 
+    /// Seconds of the R factor.
+    fn r_seconds<T: Scalar>(&self) -> f64 {
+        let owner_of_block = vec![0; self.rows_per_block.len()];
+        let rows = self.rows(&owner_of_block);
+        median(|| {
+            let mut read = |block: usize| Ok(self.blocks[block].clone().into());
+            drop(pca::r_factor::<T>(&Alone, &rows, &mut read).expect("finite rows"));
+        })
+    }
+
+    fn rows<'a>(&'a self, owner_of_block: &'a [usize]) -> Rows<'a> {
+        Rows {
+            rows_per_block: &self.rows_per_block,
+            owner_of_block,
+            width: self.width,
+        }
+    }
+
     /// Seconds of a fit of k components.
     fn seconds(&self, solver: Solver, precision: Precision, k: usize) -> f64 {
-        let rows = Rows {
-            rows_per_block: &self.rows_per_block,
-            owner_of_block: &vec![0; self.rows_per_block.len()],
-            width: self.width,
-        };
+        let owner_of_block = vec![0; self.rows_per_block.len()];
+        let rows = self.rows(&owner_of_block);
         let settings = PcaSettings {
             components: Components::Count(k),
             standardize: true,

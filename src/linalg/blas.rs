@@ -5,7 +5,7 @@
 
 use std::ffi::{c_char, c_int};
 
-use ndarray::{ArrayView2, ArrayViewMut2};
+use ndarray::{ArrayView2, ArrayViewMut2, s};
 
 use super::scalar::Scalar;
 use super::{LinalgError, lapack};
@@ -118,6 +118,11 @@ pub fn gemm<T: Scalar>(
     Ok(())
 }
 
+/// Rows of the factors of [`inner`] that are multiplied at once. The crate `gemm` cuts longer sums where the
+/// caches of the processor tell it to, and up to this length nowhere; so the order of a sum, and with it the
+/// bits, do not depend on the caches.
+const ROWS_AT_ONCE: usize = 512;
+
 /// `c = a^T b + beta c`; a is `[l, m]`, b `[l, n]`, c `[m, n]`.
 ///
 /// The same as [`gemm()`] with its first factor transposed, for l that is large beside m and n: there
@@ -130,36 +135,42 @@ pub fn inner<T: Scalar>(a: ArrayView2<T>, b: ArrayView2<T>, beta: T, mut c: Arra
     );
     let (m, n) = c.dim();
     let [to_row, to_column] = [c.strides()[0], c.strides()[1]];
-    // SAFETY: all three pointers are those of views, with their strides and with the shapes checked above; c
-    // is borrowed alone.
-    unsafe {
-        ::gemm::gemm(
-            m,
-            n,
-            a.nrows(),
-            c.as_mut_ptr(),
-            to_column,
-            to_row,
-            beta != T::zero(),
-            a.as_ptr(),
-            a.strides()[0],
-            a.strides()[1],
-            b.as_ptr(),
-            b.strides()[1],
-            b.strides()[0],
-            beta,
-            T::one(),
-            false,
-            false,
-            false,
-            ::gemm::Parallelism::None,
-        );
+    let mut beta = beta;
+    for start in (0..a.nrows().max(1)).step_by(ROWS_AT_ONCE) {
+        let end = (start + ROWS_AT_ONCE).min(a.nrows());
+        let (a, b) = (a.slice(s![start..end, ..]), b.slice(s![start..end, ..]));
+        // SAFETY: all three pointers are those of views, with their strides and with the shapes checked
+        // above; c is borrowed alone.
+        unsafe {
+            ::gemm::gemm(
+                m,
+                n,
+                end - start,
+                c.as_mut_ptr(),
+                to_column,
+                to_row,
+                beta != T::zero(),
+                a.as_ptr(),
+                a.strides()[0],
+                a.strides()[1],
+                b.as_ptr(),
+                b.strides()[1],
+                b.strides()[0],
+                beta,
+                T::one(),
+                false,
+                false,
+                false,
+                ::gemm::Parallelism::None,
+            );
+        }
+        beta = T::one();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ndarray::{Array2, s};
+    use ndarray::Array2;
 
     use super::*;
     use crate::linalg::{by_columns, hostile};

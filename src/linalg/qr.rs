@@ -24,6 +24,10 @@ const MERGE_PANEL: usize = 64;
 /// in the last-level cache from one of its products to the next.
 const TILE: usize = 768;
 
+/// Columns of a tile of [`Merged`], whose triangles are no taller than wide: narrower ones give more threads
+/// work up to the last panels.
+const MERGE_TILE: usize = 256;
+
 /// First column and end of the panels of k columns.
 fn panels(k: usize, width: usize) -> impl DoubleEndedIterator<Item = (usize, usize)> {
     (0..k.div_ceil(width)).map(move |i| (i * width, (i * width + width).min(k)))
@@ -358,10 +362,10 @@ impl<T: Scalar> Pair<'_, T> {
         work: impl Fn(Pair<T>) -> Result<(), LinalgError> + Sync,
     ) -> Result<(), LinalgError> {
         let (mut along, mut turned) = self.room;
-        let along = along.axis_chunks_iter_mut(Axis(1), TILE);
-        let turned = turned.axis_chunks_iter_mut(Axis(1), TILE);
-        let above = self.above.axis_chunks_iter_mut(Axis(1), TILE);
-        let below = self.below.axis_chunks_iter_mut(Axis(1), TILE);
+        let along = along.axis_chunks_iter_mut(Axis(1), MERGE_TILE);
+        let turned = turned.axis_chunks_iter_mut(Axis(1), MERGE_TILE);
+        let above = self.above.axis_chunks_iter_mut(Axis(1), MERGE_TILE);
+        let below = self.below.axis_chunks_iter_mut(Axis(1), MERGE_TILE);
         let tiles: Vec<_> = above
             .zip(below)
             .zip(along.zip(turned))
@@ -390,7 +394,9 @@ fn reflect_pair<T: Scalar>(
         T::zero(),
         turned.view_mut(),
     )?;
-    above -= &turned;
+    for (mut above, turned) in above.columns_mut().into_iter().zip(turned.columns()) {
+        above -= &turned;
+    }
     gemm(
         -T::one(),
         (v, Transpose::No),

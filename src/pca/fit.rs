@@ -193,13 +193,19 @@ pub fn fit(
     })
 }
 
-fn check_settings(rows: &Rows, settings: &PcaSettings) -> Result<(), PcaError> {
+/// Refuses rows of which there are none.
+pub(super) fn check_rows(rows: &Rows) -> Result<(), PcaError> {
     if rows.total() == 0 || rows.width == 0 {
         return Err(PcaError::Empty {
             rows: rows.total(),
             columns: rows.width,
         });
     }
+    Ok(())
+}
+
+fn check_settings(rows: &Rows, settings: &PcaSettings) -> Result<(), PcaError> {
+    check_rows(rows)?;
     match settings.components {
         Components::Count(0) => Err(PcaError::NoComponents),
         Components::Variance(fraction) if !(fraction > 0.0 && fraction <= 1.0) => {
@@ -209,7 +215,8 @@ fn check_settings(rows: &Rows, settings: &PcaSettings) -> Result<(), PcaError> {
     }
 }
 
-fn read_checked(rows: &Rows, read: &mut Read, block: usize) -> Result<Block, PcaError> {
+/// Reads a block, which has to be as it was announced, and all of it finite.
+pub(super) fn read_checked(rows: &Rows, read: &mut Read, block: usize) -> Result<Block, PcaError> {
     let (expected_rows, expected_columns) = (rows.rows_per_block[block], rows.width);
     if expected_rows == 0 {
         return Ok(Array2::<f32>::zeros((0, expected_columns)).into());

@@ -52,6 +52,7 @@ pub use project::{Projected, Projector};
 pub use solver::{Solver, check_randomized, choose_solver, memory_bytes};
 pub use spectrum::Rank;
 pub use traffic::{Counted, predicted_bytes};
+pub use tsqr::r_factor;
 pub use verify::{Exact, Verification};
 
 use crate::error::{Classify, Failure, Kind};

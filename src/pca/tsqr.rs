@@ -16,7 +16,9 @@ use super::block::Block;
 use super::decompose::{self, decompose};
 use super::evidence::{self, Evidence};
 use super::exchange::Exchange;
-use super::fit::{PcaSettings, Rows, Solution, broadcast_components};
+use super::fit::{
+    PcaSettings, Read, Rows, Solution, broadcast_components, check_rows, read_checked,
+};
 use super::leaf::Node;
 use super::spectrum::Spectrum;
 use super::tree::{Merge, Plan, Step, take};
@@ -57,6 +59,22 @@ pub(super) fn solve<T: Scalar>(
         .map(|node| solve_node(node, settings, rows))
         .transpose()?;
     share(comm, plan.root_rank, decomposed, rows, settings)
+}
+
+/// R of the rows of all ranks minus their mean, upper trapezoidal, stored by columns, on the rank at the root
+/// of the tree; `None` on the others. This is what [`fit()`](super::fit()) with [`Solver::Tsqr`](super::Solver::Tsqr)
+/// does before it looks for singular values, and it takes what that takes.
+///
+/// # Errors
+/// As those of [`fit()`](super::fit()).
+pub fn r_factor<T: Scalar>(
+    comm: &impl Exchange,
+    rows: &Rows,
+    read: &mut Read,
+) -> Result<Option<Array2<T>>, PcaError> {
+    check_rows(rows)?;
+    let mut read = |block: usize| read_checked(rows, read, block);
+    Ok(reduce::<T>(comm, &plan(rows), rows, &mut read)?.map(|root| root.r))
 }
 
 /// Walks the plan; the rank of the root gets the node of all rows.

@@ -5,7 +5,7 @@ use super::network::Network;
 use super::publish::{Finished, results};
 use crate::comm::Comm;
 use crate::comm::hosts::Place;
-use crate::kernels::CacheSizes;
+use crate::kernels::{CacheSizes, Isa};
 use crate::linalg;
 use crate::model::executor::Executor;
 use crate::pca::{self, Model, PcaSettings, Rows};
@@ -53,10 +53,16 @@ pub fn network(network: &Network, executor: &dyn Executor) {
     debug!("caches    {}", CacheSizes::detect());
 }
 
-/// Says so where ranks run on processors for which the network or BLAS choose other kernels: results
-/// then are those of this set of hosts.
+/// Says so where ranks run on processors for which the network or the linear algebra choose other kernels:
+/// results then are those of this set of hosts.
 pub fn unlike_hosts(comm: &Comm, executor: &dyn Executor) -> Option<String> {
-    let mine = format!("{}; {}", executor.arithmetic(), linalg::blas_description());
+    // The products of the QR that are not OpenBLAS's choose by the processor alone.
+    let mine = format!(
+        "{}; {}; {}",
+        executor.arithmetic(),
+        linalg::blas_description(),
+        Isa::detect().as_str()
+    );
     let kinds: BTreeSet<String> = comm
         .all_gather_bytes(mine.as_bytes())
         .iter()
