@@ -53,6 +53,11 @@ fn away_from_its_source_p8_says_where_the_sample_images_are() {
             "--input",
         ],
     );
+    // Nor is who has them, and cannot read them.
+    std::os::unix::fs::symlink("training_data", folder.path().join("training_data")).unwrap();
+    let unreadable = P8::on(1).in_folder(folder.path()).run();
+    unreadable.demand(3, &["\"training_data\"", "symbolic links"]);
+    assert!(!unreadable.stderr.contains("sample images"), "{unreadable}");
     // Who names an input is not told of samples.
     let named = P8::on(1).args(["--input", "/no/such/folder"]).run();
     named.demand(3, &["\"/no/such/folder\"", "No such file"]);
@@ -247,6 +252,12 @@ fn a_wrong_argument_ends_with_2_at_every_rank_count_and_names_it() {
             .env("P8_ISA", "sse9")
             .fail(2, &["P8_ISA", "sse9", "avx512"]);
         P8::on(ranks).args(["--glob", "["]).fail(2, &["--glob"]);
+        P8::on(ranks)
+            .args(["transform"])
+            .fail(2, &["for example p8 transform --model"]);
+        P8::on(ranks)
+            .args(["pca"])
+            .fail(2, &["for example p8 pca --features"]);
     }
 }
 
@@ -330,6 +341,30 @@ fn a_dry_run_tells_the_plan_and_computes_nothing() {
 }
 
 #[test]
+fn without_weights_plan_and_doctor_say_where_they_would_come_from() {
+    let images = Images::new(2);
+    let plan = P8::on(1)
+        .args([
+            "--dry-run".as_ref(),
+            "--input".as_ref(),
+            images.path().as_os_str(),
+        ])
+        .succeed();
+    let doctor = P8::on(1).args(["doctor"]).succeed();
+    for said in [plan, doctor] {
+        let words = said.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in [
+            "not in the cache /",
+            "needs the network",
+            "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            "a run over other images stops",
+        ] {
+            assert!(words.contains(part), "{part}: {said}");
+        }
+    }
+}
+
+#[test]
 fn the_doctor_answers_for_every_rank() {
     let finished = P8::on(3).args(["doctor"]).succeed();
     for word in [
@@ -394,9 +429,11 @@ fn an_input_that_cannot_be_read_ends_the_doctor_with_the_code_of_a_run() {
     let whole = images.path().join("circle/000.png");
     std::fs::copy(whole, folder.path().join("b.png")).unwrap();
     doctor(2, folder.path()).succeed();
-    P8::on(1)
-        .args(["doctor", "--glob", "[", "--input", "x"])
-        .fail(2, &["--glob"]);
+    for ranks in [1, 2] {
+        P8::on(ranks)
+            .args(["doctor", "--glob", "[", "--input", "x"])
+            .fail(2, &["--glob"]);
+    }
 }
 
 #[test]

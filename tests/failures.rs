@@ -27,6 +27,7 @@ fn inputs_without_images_end_with_3() {
         let finished = P8::small(ranks, empty.path(), output.path())
             .fail(3, &["no image found", empty.path().to_str().unwrap()]);
         assert!(finished.elapsed < SECONDS);
+        assert!(!finished.stderr.contains("stopped by"), "{finished}");
         P8::small(ranks, &missing, output.path())
             .fail(3, &["cannot find the input", "missing", "No such file"]);
     }
@@ -141,6 +142,20 @@ fn an_error_on_one_rank_ends_the_others() {
         let finished = P8::small(ranks, images.path(), output.path())
             .fail(4, &[&last, "block-000008.parquet"]);
         assert!(finished.elapsed < SECONDS);
+        // Rank 0 alone tells that the launcher ended it, and not as if that were the reason.
+        let told = finished.stderr.lines().filter(|l| l.contains("stopped by"));
+        let told: Vec<&str> = told.collect();
+        assert!(told.len() <= 1, "{finished}");
+        assert!(
+            told.iter().all(|line| line.contains("unless another rank")),
+            "{finished}"
+        );
+
+        let output = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(output.path().join("features/block-000000.parquet/x")).unwrap();
+        let finished = P8::small(ranks, images.path(), output.path())
+            .fail(4, &["rank 0", "block-000000.parquet"]);
+        assert!(!finished.stderr.contains("stopped by"), "{finished}");
     }
 }
 

@@ -290,6 +290,21 @@ fn wheel_drag_buttons_and_keys_move_the_map() {
     assert!(width() < whole);
     browser.click_on("#reset");
 
+    // Two fingers, from 100 pixels to 200 and back.
+    let near = |factor: f64| {
+        let most = 1e-2 * whole;
+        format!(
+            "Math.abs(p8.view().x1 - p8.view().x0 - {}) < {most}",
+            factor * whole
+        )
+    };
+    browser.pinch(x, y, 100.0, 200.0);
+    browser.until(&near(0.5));
+    assert_eq!(browser.number("p8.selected()"), -1.0);
+    browser.pinch(x, y, 200.0, 100.0);
+    browser.until(&near(1.0));
+    browser.click_on("#reset");
+
     browser.run("document.getElementById('points').focus()");
     browser.keys(&["+"]);
     assert!(width() < whole);
@@ -350,6 +365,13 @@ fn the_page_is_dark_and_narrow_where_that_is_wanted_and_says_so_without_script()
     let (dark, dark_points) = (background(), ink());
     browser.screenshot_of_page(&screenshot("narrow-dark.png"));
     assert!(browser.number("document.documentElement.scrollWidth") <= 400.0);
+    // The table of labels is not cut off, and the text of the drawing can be read.
+    browser.until(
+        "[...document.querySelectorAll('.scroll')].filter((e) => e.querySelector('.labels'))
+          .every((e) => e.scrollWidth <= e.clientWidth)",
+    );
+    let tick = "document.querySelector('.chart .tick').getBoundingClientRect().height";
+    assert!(browser.number(tick) >= 12.0);
     browser.set_dark(false);
     browser.until(&format!(
         "getComputedStyle(document.body).backgroundColor !== '{dark}'"
@@ -414,7 +436,8 @@ fn the_page_names_copies_outliers_settings_and_the_command() {
         "2 of 13 images have the same SHA-256 as another one, in 1 group.",
         "copy.png",
         "1 image failed",
-        "broken.jpg",
+        "1 of 14 images failed: ",
+        "broken.jpg</li>",
         "all 13 images were compared",
         "of 13 labelled images have a nearest neighbour",
         "mean silhouette",
@@ -574,6 +597,20 @@ fn components_of_stored_features_have_a_report_with_the_pictures_that_are_stored
         std::fs::read_to_string(output.join("report.html")).unwrap(),
         page
     );
+    std::os::unix::fs::symlink("a, b", made.folder.path().join("same")).unwrap();
+    // Of a version that noted the files in the setting alone, as they were typed.
+    let noted = output.join("metrics.json");
+    let mut older: serde_json::Value = metrics(&output);
+    older.as_object_mut().unwrap().remove("features");
+    older["settings"]["features"]["value"] =
+        made.folder.path().join("same").to_str().unwrap().into();
+    let newer = std::fs::read(&noted).unwrap();
+    std::fs::write(&noted, older.to_string()).unwrap();
+    P8::on(1)
+        .in_folder(&output)
+        .args(["report", "--output", "."])
+        .succeed();
+    std::fs::write(&noted, newer).unwrap();
     run_in_shell(
         &printed_command(&output.join("report.html")),
         Path::new("/"),

@@ -22,10 +22,16 @@ fn the_sample_run_goes_on_with_random_weights_and_says_so_everywhere() {
     let unmistakable = "NOT PRETRAINED";
     assert!(finished.stderr.contains(unmistakable), "{finished}");
     assert!(
-        std::fs::read_to_string(output.join("report.html"))
-            .unwrap()
-            .contains(unmistakable)
+        finished
+            .stderr
+            .contains("with images of your own p8 stops here"),
+        "{finished}"
     );
+    let page = std::fs::read_to_string(output.join("report.html")).unwrap();
+    assert!(page.contains(unmistakable));
+    assert!(page.contains("seeded:50 in the place of keras"));
+    let cause = "could not be had: ";
+    assert_eq!(page.matches(cause).count(), 1, "the cause stands once");
     let metrics = metrics(&output);
     assert_eq!(metrics["weights"]["pretrained"], false);
     assert_eq!(metrics["weights"]["id"], "seeded:50");

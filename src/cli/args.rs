@@ -574,9 +574,17 @@ fn endpoint(text: &str) -> Result<String, String> {
     let is_url = ["http://", "https://"]
         .iter()
         .any(|scheme| text.len() > scheme.len() && text.starts_with(scheme));
-    match is_url {
-        true => Ok(text.to_string()),
-        false => Err("expected an address that begins with http:// or https://".into()),
+    // Addresses stand in reports and logs, where a password has no place.
+    let has_user = text
+        .split('/')
+        .nth(2)
+        .is_some_and(|host| host.contains('@'));
+    match (is_url, has_user) {
+        (true, false) => Ok(text.to_string()),
+        (true, true) => Err(
+            "expected an address without user and password: p8 finds credentials as every AWS program does".into(),
+        ),
+        (false, _) => Err("expected an address that begins with http:// or https://".into()),
     }
 }
 
@@ -691,6 +699,11 @@ mod tests {
             ["p8", "--threads", "40000"],
             ["p8", "--precision", "f16"],
             ["p8", "--endpoint-url", "localhost:9000"],
+            [
+                "p8",
+                "--endpoint-url",
+                "http://user:password@localhost:9000",
+            ],
             ["p8", "--no-such-option", "1"],
         ] {
             assert!(Cli::try_parse_from(arguments).is_err(), "{arguments:?}");

@@ -108,7 +108,8 @@ Examples:
       p8 help environment
   A subcommand, and the topic of an option:
       p8 help pca
-      p8 help solver";
+      p8 help solver
+      p8 help features";
 
 /// The options that the first screen has; `p8 help TOPIC` has the others.
 const MOST_USED: [&str; 8] = [
@@ -238,16 +239,20 @@ pub fn page(topic: Option<&str>) -> Result<String, String> {
     let Some(name) = topic else {
         return Ok(command.render_help().to_string());
     };
-    let wanted = name.to_lowercase();
+    let wanted = name.trim_start_matches('-').to_lowercase();
     if let Some(subcommand) = command.find_subcommand_mut(&wanted) {
         return Ok(subcommand.render_help().to_string());
     }
     if wanted == ENVIRONMENT_TOPIC {
         return Ok(format!("{}\n", environment_and_exit_codes()));
     }
+    let is_wanted = |option: &&Arg| {
+        let short = option.get_short().map(String::from);
+        option.get_long() == Some(wanted.as_str()) || short.as_deref() == Some(wanted.as_str())
+    };
     let of_option = command
         .get_arguments()
-        .find(|option| option.get_long() == Some(wanted.as_str()))
+        .find(is_wanted)
         .and_then(Arg::get_help_heading);
     let found = TOPICS
         .iter()
@@ -255,6 +260,11 @@ pub fn page(topic: Option<&str>) -> Result<String, String> {
     match found {
         Some((heading, examples)) => Ok(topic_page(heading, examples)),
         None => {
+            // An option that a run does not have stands on the page of the first subcommand that has it.
+            let is_of = |other: &&mut Command| other.get_arguments().any(|o| is_wanted(&o));
+            if let Some(other) = command.get_subcommands_mut().find(is_of) {
+                return Ok(other.render_help().to_string());
+            }
             let topics: Vec<String> = topics().collect();
             let subcommands: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
             Err(format!(
@@ -432,14 +442,21 @@ mod tests {
     }
 
     #[test]
-    fn every_option_of_a_run_stands_in_the_page_of_its_topic() {
+    fn every_option_of_any_command_has_a_page() {
         let mut command = Cli::command();
         command.build();
-        let all = command.get_arguments().filter_map(Arg::get_long);
+        let others = command
+            .get_subcommands()
+            .flat_map(|other| other.get_arguments());
+        let all = command.get_arguments().chain(others);
+        let all = all.filter_map(Arg::get_long);
         for long in all.filter(|long| !["help", "version"].contains(long)) {
-            let text = page(Some(long)).unwrap();
-            assert!(text.contains(&format!("--{long}")), "--{long}: {text}");
+            for typed in [long, &format!("--{long}")] {
+                let text = page(Some(typed)).unwrap();
+                assert!(text.contains(&format!("--{long}")), "{typed}: {text}");
+            }
         }
+        assert!(page(Some("-k")).unwrap().contains("--components"));
         for id in MOST_USED {
             let long = id.replace('_', "-");
             assert!(first_screen().contains(&format!("--{long}")), "{id}");

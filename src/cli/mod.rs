@@ -82,6 +82,7 @@ fn end(comm: &Comm, result: Result<(), Failure>) -> ExitCode {
             if comm.rank() == 0 {
                 failure::report(0, 1, &failure.text);
             }
+            failure::leave_with(failure.kind.exit_code());
             ExitCode::from(failure.kind.exit_code())
         }
     };
@@ -129,6 +130,7 @@ fn task(
             return Ok(Task::Doctor(run::doctor::DoctorSettings {
                 threads: doctor.threads,
                 cache_folder: resolve::cache_folder(environment),
+                weights_mirror: resolve::weights_mirror(environment),
                 inputs: inputs
                     .collect::<Result<_, _>>()
                     .map_err(ArgumentError::Text)?,

@@ -53,6 +53,10 @@ pub fn resolve(
         (None, fraction) => Components::Variance(fraction.unwrap_or(DEFAULT_VARIANCE)),
     };
     let of_s3 = of_s3(&args.s3);
+    let elsewhere = match args.s3.endpoint_url {
+        Some(_) => None,
+        None => endpoint_of_aws(environment),
+    };
     let mut settings = Settings {
         store: store(args.s3, environment),
         inputs,
@@ -66,9 +70,7 @@ pub fn resolve(
         weights: args.weights.unwrap_or(WeightsChoice::Named(Named::Keras)),
         is_sample_run,
         cache_folder: cache_folder(environment),
-        weights_mirror: environment("P8_WEIGHTS_MIRROR")
-            .map(|text| text.to_string_lossy().into_owned())
-            .filter(|text| !text.is_empty()),
+        weights_mirror: weights_mirror(environment),
         topology: args.topology,
         preprocess: args.preprocess,
         layer: args.layer.unwrap_or(Layer::Layer4),
@@ -104,6 +106,11 @@ pub fn resolve(
     let of_s3 = of_s3.into_iter();
     let of_s3 = of_s3.map(|(name, value)| setting(name, value, sources));
     settings.listed.extend(of_s3);
+    settings.listed.extend(elsewhere.map(|url| Setting {
+        name: "endpoint-url".into(),
+        value: without_user(&url),
+        source: "environment".into(),
+    }));
     Ok(settings)
 }
 
@@ -117,7 +124,7 @@ pub fn resolve_pca(
     environment: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<PcaTask, String> {
     let features = stored(&args.features, args.column)?
-        .ok_or("name the features with --features: the output of a run, a folder or a file")?;
+        .ok_or("name the features with --features: the output of a run, a folder or a file; for example p8 pca --features p8-out -k 20 --output other")?;
     let run = RunArgs {
         results: args.results,
         s3: args.s3,
@@ -141,10 +148,11 @@ pub fn resolve_transform(
     sources: &BTreeMap<String, Source>,
     environment: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<TransformTask, String> {
-    let model = location(&args.model.ok_or("name the model with --model")?)?;
+    let model = args.model.ok_or("name the model with --model, and what it is to score; for example p8 transform --model p8-out/model.safetensors --input new --output scored")?;
+    let model = location(&model)?;
     let features = stored(&args.features, args.column)?;
     if features.is_none() && args.input.is_empty() {
-        return Err("name images with --input, or stored features with --features".into());
+        return Err("name images with --input, or stored features with --features; for example p8 transform --model p8-out/model.safetensors --input new --output scored".into());
     }
     let weights_are_named = args.weights.is_some();
     let run = RunArgs {
@@ -276,13 +284,8 @@ pub fn location(path: &Path) -> Result<Location, String> {
 
 /// How files and objects are reached. The variables are those that every AWS program reads.
 pub fn store(s3: S3Options, environment: &dyn Fn(&str) -> Option<OsString>) -> Store {
-    let variable = |name| environment(name)?.into_string().ok();
     Store::new(S3Settings {
-        endpoint_url: s3
-            .endpoint_url
-            .or_else(|| variable("AWS_ENDPOINT_URL_S3"))
-            .or_else(|| variable("AWS_ENDPOINT_URL"))
-            .filter(|url| !url.is_empty()),
+        endpoint_url: s3.endpoint_url.or_else(|| endpoint_of_aws(environment)),
         region: s3.region,
         path_style: s3.path_style,
         anonymous: s3.anonymous,
@@ -294,6 +297,33 @@ pub fn store(s3: S3Options, environment: &dyn Fn(&str) -> Option<OsString>) -> S
         .any(|name| environment(name).is_some()),
         ..S3Settings::default()
     })
+}
+
+/// The address of the store in the variables that every AWS program reads.
+fn endpoint_of_aws(environment: &dyn Fn(&str) -> Option<OsString>) -> Option<String> {
+    let variable = |name| environment(name)?.into_string().ok();
+    variable("AWS_ENDPOINT_URL_S3")
+        .or_else(|| variable("AWS_ENDPOINT_URL"))
+        .filter(|url| !url.is_empty())
+}
+
+/// An address as it may stand in a report: without user and password.
+fn without_user(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_string();
+    };
+    let host = rest.find('/').unwrap_or(rest.len());
+    match rest[..host].rfind('@') {
+        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
+        None => url.to_string(),
+    }
+}
+
+/// Where named weights are fetched from instead of their home.
+pub fn weights_mirror(environment: &dyn Fn(&str) -> Option<OsString>) -> Option<String> {
+    environment("P8_WEIGHTS_MIRROR")
+        .map(|text| text.to_string_lossy().into_owned())
+        .filter(|text| !text.is_empty())
 }
 
 /// Whether the terminal cannot rewrite a line.
@@ -472,6 +502,31 @@ mod tests {
         );
         assert!(!settings(&["--weights", "keras"]).unwrap().is_sample_run);
         assert!(settings(&["--output", "x"]).unwrap().is_sample_run);
+    }
+
+    #[test]
+    fn an_endpoint_of_the_environment_is_listed_without_its_password() {
+        let listed = |arguments: &[&str], variable: &'static str, url: &'static str| {
+            let all = std::iter::once("p8").chain(arguments.iter().copied());
+            let environment = |name: &str| (name == variable).then(|| OsString::from(url));
+            let cli = Cli::try_parse_from(all).unwrap();
+            let settings = resolve(cli.run, &BTreeMap::new(), &environment).unwrap();
+            let mut listed = settings.listed.into_iter();
+            listed.find(|setting| setting.name == "endpoint-url")
+        };
+        for variable in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"] {
+            for (url, shown) in [
+                ("http://store:9000", "http://store:9000"),
+                ("https://me:secret@store/a@b", "https://store/a@b"),
+            ] {
+                let setting = listed(&[], variable, url).unwrap();
+                assert_eq!((&*setting.value, &*setting.source), (shown, "environment"));
+            }
+            assert_eq!(listed(&[], variable, ""), None);
+        }
+        let typed = ["--endpoint-url", "http://typed"];
+        let setting = listed(&typed, "AWS_ENDPOINT_URL", "http://store").unwrap();
+        assert_eq!(setting.value, "http://typed");
     }
 
     #[test]

@@ -7,12 +7,24 @@
 
 use super::mpi;
 use crate::error::{Failure, Kind};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use std::io::Write;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::ThreadId;
+
+/// The exit code that this rank is about to leave with; 0 while it is not.
+static LEAVING: AtomicU8 = AtomicU8::new(0);
+
+/// Notes that this rank leaves because of a failure that was told. What the launcher sends from here on to end
+/// the others is nothing to tell.
+pub fn leave_with(code: u8) {
+    LEAVING.store(code, Ordering::Release);
+}
 
 /// Prints the failure and ends every rank with its exit code. Main thread only.
 pub fn end_all(rank: usize, size: usize, failure: &Failure) -> ! {
     report(rank, size, &failure.text);
+    leave_with(failure.kind.exit_code());
     mpi::abort_world(failure.kind.exit_code());
     exit_now(failure.kind.exit_code())
 }
@@ -65,6 +77,7 @@ pub fn end_on_panic(rank: usize, size: usize, is_caught: fn() -> bool) {
             &format!("internal error{place}: {cause}; this is a defect of p8, please report it"),
         );
         let code = Kind::Internal.exit_code();
+        leave_with(code);
         if std::thread::current().id() == main {
             mpi::abort_world(code);
         }
@@ -79,7 +92,6 @@ pub fn end_on_panic(rank: usize, size: usize, is_caught: fn() -> bool) {
 /// # Errors
 /// When the system refuses the handler.
 pub fn end_on_signal(rank: usize, size: usize) -> Result<(), Failure> {
-    use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
     let refused = |error: std::io::Error| {
         Failure::new(
             Kind::Internal,
@@ -92,15 +104,52 @@ pub fn end_on_signal(rank: usize, size: usize) -> Result<(), Failure> {
         .name("signals".into())
         .spawn(move || {
             if let Some(signal) = signals.forever().next() {
-                let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
-                report(
-                    rank,
-                    size,
-                    &format!("stopped by {name}; finished blocks are kept: run the same command again to go on"),
-                );
+                match LEAVING.load(Ordering::Acquire) {
+                    0 => {}
+                    code => exit_now(code),
+                }
+                if let Some(text) = farewell(signal, rank, size) {
+                    report(rank, size, &text);
+                }
                 exit_now(Kind::Stopped.exit_code());
             }
         })
         .map_err(refused)?;
     Ok(())
+}
+
+/// What a rank says that a signal ends. SIGTERM is what a launcher ends all ranks with, at the end of their time and
+/// also where one of them has failed: rank 0 speaks for all then.
+fn farewell(signal: i32, rank: usize, size: usize) -> Option<String> {
+    let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
+    let kept =
+        format!("stopped by {name}; finished blocks are kept: run the same command again to go on");
+    match (signal == SIGTERM && size > 1, rank) {
+        (false, _) => Some(kept),
+        (true, 0) => Some(format!(
+            "{kept}, unless another rank has told an error, which then is the reason"
+        )),
+        (true, _) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rank_0_speaks_for_all_that_a_launcher_ends_and_who_is_meant_alone_for_itself() {
+        let told = |signal, rank, size| farewell(signal, rank, size).unwrap_or_default();
+        for (signal, rank, size) in [
+            (SIGTERM, 0, 1),
+            (SIGTERM, 0, 3),
+            (SIGINT, 2, 3),
+            (SIGUSR1, 1, 3),
+        ] {
+            let told = told(signal, rank, size);
+            assert!(told.contains("finished blocks are kept"), "{told}");
+            assert_eq!(told.contains("another rank"), signal == SIGTERM && size > 1);
+        }
+        assert_eq!(told(SIGTERM, 1, 3), "");
+    }
 }

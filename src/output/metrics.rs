@@ -104,6 +104,9 @@ pub struct Weights {
     /// What a user must know about them; empty where there is nothing. The report shows it as a
     /// banner where they are not pretrained.
     pub note: String,
+    /// Why they stand in for those that were asked for; empty where they do not.
+    #[serde(default)]
+    pub reason: String,
 }
 
 /// What a rank sent to single other ranks for the factorisation.
@@ -254,6 +257,7 @@ pub(crate) mod tests {
                 sha256: "ab".repeat(32),
                 pretrained: true,
                 note: String::new(),
+                reason: String::new(),
             }),
             model: ModelSummary {
                 n: 9,

@@ -112,11 +112,14 @@ pub fn model(model: &Model) {
         model.solver_reason
     );
     info!(
-        "pca       {} of {} features explain {:.2} % of the variance: {}",
-        count(model.components.nrows(), "component"),
-        model.mean.len(),
+        "pca       {}; {} {:.2} % of the variance of {}",
+        with_count(&model.k_reason, model.components.nrows()),
+        match model.components.nrows() {
+            1 => "it explains",
+            _ => "together they explain",
+        },
         100.0 * explained,
-        model.k_reason
+        count(model.mean.len(), "feature")
     );
     if let Some(error) = model.evidence.approximation {
         info!(
@@ -132,16 +135,14 @@ pub fn model(model: &Model) {
     }
 }
 
-/// What was written, on rank 0.
-pub fn results_of(run: &Finished) {
+/// What was written, on rank 0, and how long it took as the results say.
+pub fn results_of(run: &Finished, elapsed_seconds: f64) {
     let folder = run.folder.root();
     let names = results(run.task, run.counts.lists_images);
     let images = run.counts.images;
-    let elapsed = run.context.started.elapsed().unwrap_or_default();
     let mut done = format!(
-        "{} in {:.1} s",
-        count(images.ok as usize, "image"),
-        elapsed.as_secs_f64()
+        "{} in {elapsed_seconds:.1} s",
+        count(images.ok as usize, "image")
     );
     for (number, what) in [(images.failed, "bad"), (images.skipped, "skipped")] {
         if number > 0 {
@@ -219,6 +220,15 @@ pub fn size(bytes: f64) -> String {
     }
 }
 
+/// Why there are so many components, with their number before it where it does not begin with that.
+fn with_count(reason: &str, components: usize) -> String {
+    let number = count(components, "component");
+    match reason.starts_with(&number) {
+        true => reason.to_string(),
+        false => format!("{number}: {reason}"),
+    }
+}
+
 /// `1 rank`, `3 ranks`.
 pub fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
@@ -227,6 +237,16 @@ pub fn count(number: usize, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_number_of_components_is_said_once() {
+        let said = with_count("1 component reaches 95 % of the variance", 1);
+        assert_eq!(said, "1 component reaches 95 % of the variance");
+        assert_eq!(
+            with_count("cut at the numerical rank 3", 3),
+            "3 components: cut at the numerical rank 3"
+        );
+    }
 
     #[test]
     fn sizes_read_well() {

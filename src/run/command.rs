@@ -1,6 +1,6 @@
 //! The command that gives the same results as a run.
 
-use super::settings::Settings;
+use super::settings::{Setting, Settings};
 use crate::output::metrics::{Task, Weights};
 use crate::store::Location;
 use std::path::Path;
@@ -46,9 +46,11 @@ pub fn command(ran: Ran, settings: &Settings) -> String {
         Task::Pca => words.push("pca".into()),
         Task::Transform => words.push("transform".into()),
     }
+    let in_s3 = |setting: &Setting| setting.value.contains("s3://");
+    let uses_s3 = settings.listed.iter().any(in_s3);
     for setting in &settings.listed {
         let name = setting.name.as_str();
-        if LEFT_OUT.contains(&name) {
+        if LEFT_OUT.contains(&name) || (name == "endpoint-url" && !uses_s3) {
             continue;
         }
         let is_default = setting.source == "default";

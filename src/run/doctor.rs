@@ -2,7 +2,7 @@
 
 use super::announce::{count, size};
 use super::settings::Log;
-use super::{listing, terminal};
+use super::{listing, network, terminal};
 use crate::comm::Comm;
 use crate::comm::hosts::Place;
 use crate::dataset::list::{Entry, Filter, list};
@@ -23,6 +23,8 @@ pub struct DoctorSettings {
     pub threads: Option<usize>,
     /// Where named weights are kept.
     pub cache_folder: Option<PathBuf>,
+    /// Where named weights are downloaded from instead of their home.
+    pub weights_mirror: Option<String>,
     /// What every rank tries to list and to read.
     pub inputs: Vec<Location>,
     /// `--glob`.
@@ -47,6 +49,8 @@ struct Findings {
     blas: String,
     cache: String,
     weights: Vec<(String, bool)>,
+    /// What is to be known of the default weights where they are not in the cache.
+    to_download: String,
     inputs: Vec<Access>,
     warning: Option<String>,
 }
@@ -128,6 +132,11 @@ fn findings(settings: &DoctorSettings, filter: &Filter, comm: &Comm, place: Plac
                 )
             })
             .collect(),
+        to_download: network::to_download(
+            Named::Keras,
+            settings.cache_folder.as_deref(),
+            settings.weights_mirror.as_deref(),
+        ),
         inputs: settings
             .inputs
             .iter()
@@ -255,13 +264,14 @@ fn verdict(found: &[Findings]) -> String {
     }
     // Rank 0 gets the weights for all.
     let default = Named::Keras.name();
-    let is_cached = found.first().is_some_and(|rank| {
+    let lacks_default = |rank: &&Findings| {
         let mut weights = rank.weights.iter();
-        weights.any(|(name, cached)| name == default && *cached)
-    });
-    if !is_cached {
+        !weights.any(|(name, cached)| name == default && *cached)
+    };
+    if let Some(rank) = found.first().filter(lacks_default) {
         advice.push(format!(
-            "the default weights, {default}, are not in the cache: the first run downloads them (94 MB), or give a file with --weights"
+            "the default weights, {default}, are {}",
+            rank.to_download
         ));
     }
     if advice.is_empty() {
@@ -298,6 +308,7 @@ mod tests {
             blas: String::new(),
             cache: String::new(),
             weights: vec![("keras".into(), true), ("torchvision-v1".into(), false)],
+            to_download: network::to_download(Named::Keras, Some("/c".as_ref()), Some("http://m")),
             inputs: vec![Access {
                 input: "photos".into(),
                 found: "9 images".into(),
@@ -327,7 +338,9 @@ mod tests {
         for words in [
             "on rank 1",
             "avx2, avx512",
-            "keras, are not in the cache",
+            "keras, are not in the cache /c: the first run needs the network",
+            "http://m/resnet50_weights",
+            "a run over other images stops",
             "--weights",
         ] {
             assert!(said.contains(words), "{words}: {said}");

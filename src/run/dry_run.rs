@@ -17,6 +17,7 @@ use crate::model::plan_executor::PlanExecutor;
 use crate::model::seeded::seeded;
 use crate::model::weights::{self, Cache};
 use crate::pca;
+use std::path::Path;
 use std::time::Instant;
 
 /// Prints the plan on rank 0. The time is measured: every rank pushes blank images through a network of
@@ -56,7 +57,7 @@ pub fn dry_run(
     ));
     say(format!("weights       {}", weights_state(settings)));
     say(format!(
-        "features      {width} an image, {} in shards at most",
+        "features      {width} an image, {} of disk at most",
         size(4.0 * (width * images) as f64)
     ));
     say(format!("solver        {}: {reason}", solver.as_str()));
@@ -128,16 +129,16 @@ fn weights_state(settings: &Settings) -> String {
         WeightsChoice::Path(path) => format!("{} (there)", path.display()),
         WeightsChoice::S3(address) => format!("{address} (there)"),
         WeightsChoice::Named(named) => {
-            let cached = settings
-                .cache_folder
-                .as_ref()
-                .is_some_and(|folder| matches!(Cache::new(folder).find(*named), Ok(Some(_))));
-            let state = if cached {
-                "in the cache"
-            } else {
-                "to be downloaded"
-            };
-            format!("{} ({state})", named.name())
+            let folder = settings.cache_folder.as_deref();
+            let is_cached = |folder: &Path| matches!(Cache::new(folder).find(*named), Ok(Some(_)));
+            match folder.is_some_and(is_cached) {
+                true => format!("{} (in the cache)", named.name()),
+                false => format!(
+                    "{}, {}",
+                    named.name(),
+                    network::to_download(*named, folder, settings.weights_mirror.as_deref())
+                ),
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::dataset::list::{Entry, Filter, list as list_files};
 use crate::dataset::slice::Slices;
 use crate::error::{Classify, Failure, Kind};
 use crate::image;
+use std::io::ErrorKind;
 use std::ops::Range;
 
 /// The images of the run, as one rank knows them.
@@ -75,13 +76,17 @@ pub fn list(settings: &Settings, comm: &Comm) -> Result<Listing, Failure> {
 fn list_here(settings: &Settings) -> Result<Vec<Entry>, Failure> {
     let filter = filter(settings.glob.as_deref())?;
     list_files(&settings.store, &settings.inputs, &filter).map_err(|error| match &error {
-        DatasetError::NotThere { input, .. } if is_default(settings) => Failure::new(
+        DatasetError::NotThere { input, source }
+            if is_default(settings) && source.kind() == ErrorKind::NotFound =>
+        {
+            Failure::new(
             error.kind(),
             format!(
                 "cannot find the input \"{}\": the sample images lie in the folder of p8's source; run p8 there, or name your own images with --input",
                 input.display()
             ),
-        ),
+        )
+        }
         _ => error.into(),
     })
 }

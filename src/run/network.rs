@@ -22,11 +22,15 @@ use crate::output::shard::Provenance;
 use crate::store::Location;
 use crate::store::s3::Address;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 use std::time::Instant;
 use tracing::{info, warn};
 
 /// Said wherever a result shows itself when the weights were not trained.
 const NOT_PRETRAINED: &str = "RANDOM WEIGHTS, NOT PRETRAINED: the features are those of an untrained network, so colours and textures separate, objects do not; do not draw conclusions from this result";
+
+/// What becomes of a run whose weights cannot be had.
+const SAMPLE_ONLY: &str = "only the sample run goes on like this: with images of your own p8 stops here, until it can download the weights or gets them as a file, --weights FILE";
 
 /// What a run knows of its weights beside the numbers.
 #[derive(Serialize, Deserialize)]
@@ -39,6 +43,8 @@ pub struct Network {
     pub pretrained: bool,
     /// What nobody must miss about these weights.
     pub note: Option<String>,
+    /// Why they stand in for those that were asked for, where they do.
+    pub reason: Option<String>,
     /// Where the network strides.
     pub topology: Topology,
     /// Resizing and normalisation.
@@ -260,6 +266,19 @@ fn named_weights(
     }
 }
 
+/// What is known beforehand of named weights that are not in the cache: where a run gets them, and what it does
+/// where it cannot.
+pub fn to_download(named: Named, cache_folder: Option<&Path>, mirror: Option<&str>) -> String {
+    let Some(folder) = cache_folder else {
+        return "not in a cache: neither XDG_CACHE_HOME nor HOME is set, so that there is no folder to download to; give a file with --weights".into();
+    };
+    format!(
+        "not in the cache {}: the first run needs the network, to download them (about 100 MB) from {}; where that cannot be reached the sample run goes on with random weights, and a run over other images stops, unless it gets a file with --weights",
+        folder.display(),
+        named.url(mirror)
+    )
+}
+
 /// Tells how a download goes on, from its first bytes on: there may be none.
 struct Download {
     name: &'static str,
@@ -312,6 +331,7 @@ fn trained(settings: &Settings, state: StateDict) -> (Network, Tensors) {
         sha256: origin.sha256,
         pretrained: true,
         note: None,
+        reason: None,
         topology: settings.topology.unwrap_or(match origin.topology {
             TrainedTopology::V1 => Topology::V1,
             TrainedTopology::V1_5 => Topology::V1_5,
@@ -326,17 +346,16 @@ fn trained(settings: &Settings, state: StateDict) -> (Network, Tensors) {
 }
 
 fn untrained(settings: &Settings, seed: u64, reason: Option<&str>) -> (Network, Tensors) {
-    let note = match reason {
+    let reason = reason.map(|cause| format!("the pretrained weights could not be had: {cause}"));
+    let told = match &reason {
         None => NOT_PRETRAINED.to_string(),
-        Some(cause) => {
-            format!("{NOT_PRETRAINED} (the pretrained weights could not be had: {cause})")
-        }
+        Some(reason) => format!("{NOT_PRETRAINED} ({reason}); {SAMPLE_ONLY}"),
     };
     if settings.log.level == Level::Quiet {
         // The one thing that is said even then.
-        eprintln!("p8: warning: {note}");
+        eprintln!("p8: warning: {told}");
     } else {
-        warn!("{note}");
+        warn!("{told}");
     }
     let network = Network {
         id: format!("seeded:{seed}"),
@@ -344,7 +363,8 @@ fn untrained(settings: &Settings, seed: u64, reason: Option<&str>) -> (Network, 
             "p8 seeded weights 1: {seed}"
         ))),
         pretrained: false,
-        note: Some(note),
+        note: Some(NOT_PRETRAINED.to_string()),
+        reason,
         topology: settings.topology.unwrap_or(Topology::V1),
         preprocess: settings.preprocess.unwrap_or(Preprocess::Caffe),
         batch_norm_epsilon: 1e-5,
@@ -360,6 +380,7 @@ impl Network {
             sha256: self.sha256.clone(),
             pretrained: self.pretrained,
             note: self.note.clone().unwrap_or_default(),
+            reason: self.reason.clone().unwrap_or_default(),
         }
     }
 
@@ -375,6 +396,7 @@ impl Network {
             } else {
                 NOT_PRETRAINED.to_string()
             },
+            reason: String::new(),
         })
     }
 

@@ -4,7 +4,6 @@ use super::settings::Log;
 use super::terminal::Line;
 use crate::comm::Comm;
 use std::time::{Duration, Instant};
-use tracing::info;
 
 /// Between two notes of a rank.
 const NOTE_INTERVAL: Duration = Duration::from_millis(200);
@@ -72,14 +71,6 @@ impl<'a> Progress<'a> {
             self.show();
             std::thread::sleep(Duration::from_millis(5));
         }
-        let (sum, elapsed) = (self.sum(), self.started.elapsed());
-        info!(
-            images = sum.images,
-            bad = sum.bad,
-            "features  {}, {:.1} s",
-            text(self.total, sum, elapsed, LONG),
-            elapsed.as_secs_f64()
-        );
     }
 
     fn tell(&mut self, finished: bool) {

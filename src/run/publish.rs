@@ -89,19 +89,19 @@ pub fn publish(run: &Finished) -> Result<(), Failure> {
     };
     let ranks = Ranks::gather(run);
     // A failure ends the job from here: the others may wait for rank 0 to take their blocks.
-    comm.or_end(match ranks {
-        Some(ranks) => write_results(run, spill, certificate, ranks),
+    let elapsed_seconds = comm.or_end(match ranks {
+        Some(ranks) => write_results(run, spill, certificate, ranks).map(Some),
         // The others only hand over their blocks.
         None => collect(comm, run.blocks, spill, |_| Ok(())).and_then(|()| {
             if run.task != Task::Transform {
                 fetch::images(comm, run.blocks, None)?;
             }
-            Ok(())
+            Ok(None)
         }),
     });
     comm.barrier();
-    if comm.rank() == 0 {
-        announce::results_of(run);
+    if let Some(elapsed_seconds) = elapsed_seconds {
+        announce::results_of(run, elapsed_seconds);
     }
     Ok(())
 }
@@ -210,13 +210,14 @@ pub fn results(task: Task, lists_images: bool) -> Vec<&'static str> {
     .collect()
 }
 
-/// Writes every file aside, then gives them their names in the order of [`results`].
+/// Writes every file aside, then gives them their names in the order of [`results`]. The answer is how many seconds
+/// the results say that they took.
 fn write_results(
     run: &Finished,
     spill: Spill,
     certificate: Option<Certificate>,
     mut ranks: Ranks,
-) -> Result<(), Failure> {
+) -> Result<f64, Failure> {
     let began = Instant::now();
     let store = &run.context.settings.store;
     let create = |name: &str| store.create(&run.folder.result(name));
@@ -260,6 +261,7 @@ fn write_results(
         finished.push(model.finish()?);
     }
 
+    let first_failed = collector.first_failed().map(str::to_owned);
     let images = match run.task {
         Task::Run | Task::Pca => {
             let compared = collector.compare(Scaling::of(run.model));
@@ -270,7 +272,7 @@ fn write_results(
 
     // What is left to write after this cannot count itself.
     ranks.phases[0][Phase::Publish as usize] += began.elapsed().as_secs_f64();
-    let metrics = metrics(run, certificate.as_ref(), &ranks);
+    let metrics = metrics(run, certificate.as_ref(), &ranks, first_failed.as_deref());
     announce::phases(&metrics.phases);
     if let Some(images) = &images {
         let report = Report {
@@ -291,10 +293,15 @@ fn write_results(
     for file in finished {
         file.publish()?;
     }
-    Ok(())
+    Ok(metrics.elapsed_seconds)
 }
 
-fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> Metrics {
+fn metrics(
+    run: &Finished,
+    certificate: Option<&Certificate>,
+    ranks: &Ranks,
+    first_failed: Option<&str>,
+) -> Metrics {
     let finished = SystemTime::now();
     let phases: BTreeMap<Phase, _> = summarize(&ranks.phases).into_iter().collect();
     let model = run.model;
@@ -366,7 +373,7 @@ fn metrics(run: &Finished, certificate: Option<&Certificate>, ranks: &Ranks) -> 
             },
             run.context.settings,
         ),
-        warnings: warnings(run),
+        warnings: warnings(run, first_failed),
     }
 }
 
@@ -379,7 +386,7 @@ fn seconds_by_rank(ranks: &[Vec<f64>]) -> BTreeMap<Phase, Vec<f64>> {
         .collect()
 }
 
-fn warnings(run: &Finished) -> Vec<String> {
+fn warnings(run: &Finished, first_failed: Option<&str>) -> Vec<String> {
     let weights = run.origin.weights.iter();
     let mut warnings: Vec<String> = weights
         .map(|weights| weights.note.clone())
@@ -389,9 +396,15 @@ fn warnings(run: &Finished) -> Vec<String> {
     warnings.extend(run.unlike_hosts.clone());
     let images = run.counts.images;
     if images.failed > 0 {
+        let which = match (first_failed, images.failed - 1) {
+            (None, _) => String::new(),
+            (Some(first), 0) => format!(": {first}"),
+            (Some(first), more) => format!(": {first} and {more} more"),
+        };
         warnings.push(format!(
-            "{} of {} images failed",
-            images.failed, images.listed
+            "{} of {} failed{which}",
+            images.failed,
+            announce::count(images.listed as usize, "image")
         ));
     }
     warnings

@@ -250,15 +250,21 @@ fn shards<'a>(
 /// Where `p8 pca` had its features from.
 fn stored_features(metrics: &Metrics, folder: &Folder) -> Result<Source, Failure> {
     let setting = |name: &str| metrics.settings.get(name);
-    if metrics.features.is_empty() {
-        let problem = "it does not say where the features are";
-        return Err(unusable(folder, "metrics.json", &problem));
-    }
+    // An earlier version noted the files in the setting alone, as they were typed.
+    let typed = setting("features").and_then(|setting| setting.value.as_str());
+    let paths: Vec<PathBuf> = match (metrics.features.as_slice(), typed) {
+        ([], Some(typed)) => typed.split(", ").map(PathBuf::from).collect(),
+        ([], None) => {
+            let problem = "it does not say where the features are";
+            return Err(unusable(folder, "metrics.json", &problem));
+        }
+        (noted, _) => noted.iter().map(PathBuf::from).collect(),
+    };
     let column = setting("column")
         .filter(|setting| setting.source != "default")
         .and_then(|setting| setting.value.as_str());
     Ok(Source::Stored {
-        paths: metrics.features.iter().map(PathBuf::from).collect(),
+        paths,
         column: column.map(str::to_owned),
     })
 }

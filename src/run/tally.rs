@@ -1,11 +1,12 @@
 //! What became of all images, on all ranks, after the network.
 
+use super::announce;
 use super::featurize::{Block, Featurized, Job};
 use super::publish::Counts;
 use crate::dataset::outcome::Outcome;
 use crate::error::{Failure, Kind};
 use crate::output::metrics::Images;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 /// Bad images that are named one by one while the run goes on; the rest is in the results.
 const NAMED: usize = 10;
@@ -39,6 +40,40 @@ impl Tally {
         }
     }
 
+    /// One line for the log: the numbers of the report.
+    fn tell(&self) {
+        let Images {
+            listed,
+            ok,
+            skipped,
+            failed,
+            resumed,
+            ..
+        } = self.images;
+        let mut text = announce::count(listed as usize, "image");
+        if ok < listed {
+            text = format!("{ok} of {text}");
+        }
+        for (number, what) in [
+            (failed, "bad"),
+            (skipped, "skipped"),
+            (resumed, "from an earlier run"),
+        ] {
+            if number > 0 {
+                text.push_str(&format!(", {number} {what}"));
+            }
+        }
+        if let Some(rate) = self.images_per_second() {
+            text.push_str(&format!(", {rate:.1} images/s"));
+        }
+        info!(
+            images = listed,
+            bad = failed,
+            "features  {text}, {:.1} s",
+            self.seconds
+        );
+    }
+
     /// Rate of this run from the first read to the last feature; `None` where nothing was computed.
     fn images_per_second(&self) -> Option<f64> {
         (self.computed > 0 && self.seconds > 0.0).then(|| self.computed as f64 / self.seconds)
@@ -51,6 +86,7 @@ impl Tally {
 /// On all ranks, after rank 0 has named every bad image, when no image is left or too many are bad.
 pub fn tally(job: &Job, featurized: &Featurized) -> Result<Tally, Failure> {
     let tally = count(job, featurized);
+    tally.tell();
     let Images {
         failed,
         ok,

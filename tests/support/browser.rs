@@ -211,6 +211,33 @@ impl Browser {
         );
     }
 
+    /// Moves two fingers on a line through a place apart, from one distance between them to another.
+    pub fn pinch(&self, x: f64, y: f64, from: f64, to: f64) {
+        const STEPS: u32 = 4;
+        self.devtools(
+            "Emulation.setTouchEmulationEnabled",
+            json!({"enabled": true, "maxTouchPoints": 2}),
+        );
+        let touch = |kind: &str, points: Value| {
+            self.devtools(
+                "Input.dispatchTouchEvent",
+                json!({"type": kind, "touchPoints": points}),
+            )
+        };
+        let fingers = |distance: f64| {
+            json!([
+                {"x": x - distance / 2.0, "y": y, "id": 0},
+                {"x": x + distance / 2.0, "y": y, "id": 1},
+            ])
+        };
+        touch("touchStart", fingers(from));
+        for step in 1..=STEPS {
+            let distance = from + (to - from) * f64::from(step) / f64::from(STEPS);
+            touch("touchMove", fingers(distance));
+        }
+        touch("touchEnd", json!([]));
+    }
+
     /// Turns the wheel there.
     pub fn wheel(&self, x: f64, y: f64, by: i32) {
         self.post(

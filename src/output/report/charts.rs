@@ -216,7 +216,7 @@ pub(super) fn axes(svg: &mut String, x_title: &str, y_title: &str) {
     push(
         svg,
         format_args!(
-            r#"<line class="axis" x1="{LEFT}" x2="{RIGHT}" y1="{BOTTOM}" y2="{BOTTOM}"/><text class="title" x="{middle_x}" y="{}" text-anchor="middle">{}</text><text class="title" transform="translate(14 {middle_y}) rotate(-90)" text-anchor="middle">{}</text>"#,
+            r#"<line class="axis" x1="{LEFT}" x2="{RIGHT}" y1="{BOTTOM}" y2="{BOTTOM}"/><text class="title" x="{middle_x}" y="{}" text-anchor="middle">{}</text><text class="title up" transform="translate(14 {middle_y}) rotate(-90)" text-anchor="middle">{}</text>"#,
             HEIGHT - 12.0,
             escape(x_title),
             escape(y_title)

@@ -24,7 +24,7 @@ pub const MAX_SCORES: usize = 128;
 /// Components whose most extreme images are shown.
 pub const EXTREME_COMPONENTS: usize = 6;
 
-/// Images at each end of a component; of few images fewer, so that none is at both ends.
+/// Images at each end of a component; of few images a third, so that the middle is at neither end.
 pub const EXTREMES: usize = 6;
 
 /// Images with the largest reconstruction error; half of them where there are few.
@@ -102,8 +102,8 @@ impl Collector {
     /// For so many scored images on `k` components, of which `max_points` are drawn.
     pub fn new(total: u64, k: usize, max_points: usize) -> Self {
         let components = k.min(EXTREME_COMPONENTS);
-        let half = usize::try_from(total / 2).unwrap_or(usize::MAX).max(1);
-        let ends = EXTREMES.min(half);
+        let part = |of: u64| usize::try_from(total / of).unwrap_or(usize::MAX).max(1);
+        let ends = EXTREMES.min(part(3));
         Collector {
             total,
             max_points,
@@ -111,7 +111,7 @@ impl Collector {
             sampled: Vec::new(),
             compared: Vec::new(),
             extremes: vec![[Top::new(ends), Top::new(ends)]; components],
-            outliers: Top::new(OUTLIERS.min(half)),
+            outliers: Top::new(OUTLIERS.min(part(2))),
             not_finite: 0,
             digests: Vec::new(),
             failures: Vec::new(),
@@ -162,6 +162,13 @@ impl Collector {
         }
     }
 
+    /// The first image that has failed, where it is among those that are named.
+    pub fn first_failed(&self) -> Option<&str> {
+        let mut failed = self.failures.iter();
+        let first = failed.find(|outcome| outcome.status == Status::Failed)?;
+        Some(&first.path)
+    }
+
     /// Ends the gathering and compares images with each other.
     pub fn compare(mut self, scaling: Scaling) -> Compared {
         let points = std::mem::take(&mut self.compared);
@@ -174,10 +181,12 @@ impl Collector {
                 None => score,
             }));
         }
+        let errors: Vec<f32> = points.iter().map(|point| point.error).collect();
+        let typical_error = median(errors.clone());
         let cloud = Cloud {
             scores,
             width,
-            errors: points.iter().map(|point| point.error).collect(),
+            errors,
         };
         let labels: Vec<Option<&str>> = points.iter().map(|p| p.label.as_deref()).collect();
         // Equal files stand in a list of their own.
@@ -197,8 +206,18 @@ impl Collector {
             search: Search::among(&cloud, &positions, &distinct, &scaling),
             collector: self,
             points,
+            typical_error,
             scaling,
         }
+    }
+}
+
+/// The middle one of some values, of an even number of them the upper one; 0 of none.
+fn median(mut values: Vec<f32>) -> f32 {
+    let middle = values.len() / 2;
+    match values.is_empty() {
+        true => 0.0,
+        false => *values.select_nth_unstable_by(middle, f32::total_cmp).1,
     }
 }
 
@@ -208,6 +227,7 @@ pub struct Compared {
     collector: Collector,
     /// Those that are compared, in order.
     points: Vec<Point>,
+    typical_error: f32,
     separation: Option<Separation>,
     search: Search,
     scaling: Scaling,
@@ -274,6 +294,7 @@ impl Compared {
                 .map(|[low, high]| [places(low), places(high)])
                 .collect(),
             outliers: places(&collector.outliers),
+            typical_error: self.typical_error,
             copies: collector
                 .lists_images
                 .then(|| Copies::among(&collector.digests)),
@@ -313,6 +334,8 @@ pub struct Collected {
     pub extremes: Vec<[Vec<usize>; 2]>,
     /// The places of those with the largest reconstruction error, largest first.
     pub outliers: Vec<usize>,
+    /// The median of the reconstruction errors of the images that are compared.
+    pub typical_error: f32,
     /// Equal files; `None` where no images were listed.
     pub copies: Option<Copies>,
     /// The pairs with the nearest features; their images are among the points.

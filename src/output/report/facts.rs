@@ -4,10 +4,10 @@ use serde_json::Value;
 
 use super::charts;
 use super::collect::MAX_FAILURES;
-use super::text::{count, escape, number, plural, size, span};
+use super::text::{count, escape, number, percent, plural, size, span};
 use crate::dataset::outcome::{Outcome, Status};
 use crate::output::metrics::{Metrics, Task};
-use crate::timing::Summary;
+use crate::timing::{Phase, Summary};
 
 /// The images that failed or were skipped, and why.
 pub fn failures(failures: &[Outcome], metrics: &Metrics) -> String {
@@ -82,10 +82,41 @@ pub fn model(metrics: &Metrics) -> String {
         ("features", count(model.d as u64)),
         ("components", count(model.k as u64)),
         ("why so many", escape(&model.k_reason)),
-        ("solver", escape(&model.solver)),
+        (
+            "solver",
+            format!("{}{}", escape(&model.solver), solver_means(&model.solver)),
+        ),
         ("why this one", escape(&model.solver_reason)),
-        ("whole variance", number(model.total_variance)),
+        (
+            "whole variance",
+            format!(
+                "{}, the sum over all features{}",
+                number(model.total_variance),
+                match is_standardized(metrics) {
+                    true => ": each that varies counts 1",
+                    false => "",
+                }
+            ),
+        ),
     ])
+}
+
+/// What the name of a solver says to who knows it.
+fn solver_means(name: &str) -> &'static str {
+    match name {
+        "tsqr" => ": QR of the images, in a tree over the ranks",
+        "wide" => ": QR of the features in a tree over the ranks, for fewer images than features",
+        "randomized" => ": an approximation from random directions",
+        _ => "",
+    }
+}
+
+fn is_standardized(metrics: &Metrics) -> bool {
+    match metrics.settings.get("standardize").map(|s| &s.value) {
+        Some(Value::String(text)) => text == "true",
+        Some(value) => value.as_bool() == Some(true),
+        None => false,
+    }
 }
 
 /// The weights of the network.
@@ -110,14 +141,18 @@ pub fn weights(metrics: &Metrics) -> String {
             format!("<span class=\"mono\">{}</span>", escape(&weights.sha256)),
         ),
     ];
-    if !weights.note.is_empty() {
+    // That of weights that are not pretrained is the banner.
+    if weights.pretrained && !weights.note.is_empty() {
         rows.push(("note", escape(&weights.note)));
+    }
+    if !weights.reason.is_empty() {
+        rows.push(("why these", escape(&weights.reason)));
     }
     facts(&rows)
 }
 
 /// What the checks of the certificate show where they pass, by their keys.
-const CHECKS: [(&str, &str); 9] = [
+const CHECKS: [(&str, &str); 10] = [
     (
         "singular_values",
         "the images spread along each component as its singular value says",
@@ -136,10 +171,14 @@ const CHECKS: [(&str, &str); 9] = [
         "reconstruction",
         "what the components leave is what the singular values say",
     ),
+    ("svd", "how much of the SVD was computed"),
 ];
 
 /// A measured value and its limit.
 struct Check {
+    name: String,
+    /// Both for a reader.
+    html: String,
     value: f64,
     limit: f64,
 }
@@ -147,17 +186,22 @@ struct Check {
 /// The certificate: whether all passed, and a row for each value in it. It is an object of any depth; an
 /// object of just a `value` and a `limit` is a check, and other rows name the way to a value.
 pub fn certificate(value: &Value) -> String {
-    fn walk(name: &str, value: &Value, rows: &mut Vec<(String, String)>, checks: &mut Vec<Check>) {
+    fn walk(
+        name: &str,
+        value: &Value,
+        others: &mut Vec<(String, String)>,
+        checks: &mut Vec<Check>,
+    ) {
         let Value::Object(entries) = value else {
-            rows.push((name.to_owned(), value_html(value)));
+            others.push((name.to_owned(), value_html(value)));
             return;
         };
         if let (2, Some(value), Some(limit)) =
             (entries.len(), entries.get("value"), entries.get("limit"))
         {
-            let html = format!("{} (limit {})", value_html(value), value_html(limit));
-            rows.push((name.to_owned(), html));
             checks.push(Check {
+                name: name.to_owned(),
+                html: format!("{} (limit {})", value_html(value), value_html(limit)),
                 value: value.as_f64().unwrap_or(f64::NAN),
                 limit: limit.as_f64().unwrap_or(f64::NAN),
             });
@@ -170,23 +214,31 @@ pub fn certificate(value: &Value) -> String {
                 "" => key,
                 name => format!("{name}, {key}"),
             };
-            walk(&name, value, rows, checks);
+            walk(&name, value, others, checks);
         }
     }
-    let (mut rows, mut checks) = (Vec::new(), Vec::new());
-    walk("", value, &mut rows, &mut checks);
-    rows.retain(|(name, _)| !name.is_empty());
-    if rows.is_empty() {
+    let (mut others, mut checks) = (Vec::new(), Vec::new());
+    walk("", value, &mut others, &mut checks);
+    // The verdict says that all passed; only exact checks are an object of their own that may be missing.
+    others.retain(|(name, value)| !name.is_empty() && (name != "exact" || value != "\u{2013}"));
+    if checks.is_empty() && others.is_empty() {
         return "<p class=\"caption\">This run has none.</p>".to_owned();
     }
-    let rows: Vec<(&str, String)> = rows
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.clone()))
-        .collect();
+    let checked = checks.iter().map(|check| (&check.name, &check.html));
+    let noted = others.iter().map(|(name, html)| (name, html));
+    let table = |title: &str, rows: Vec<(&str, String)>| match rows.is_empty() {
+        true => String::new(),
+        false => format!("{title}<div class=\"certificate\">{}</div>", facts(&rows)),
+    };
+    fn rows<'a>(all: impl Iterator<Item = (&'a String, &'a String)>) -> Vec<(&'a str, String)> {
+        all.map(|(name, html)| (name.as_str(), html.clone()))
+            .collect()
+    }
     format!(
-        "{}<div class=\"certificate\">{}</div>",
+        "{}{}{}",
         verdict(&checks),
-        facts(&rows)
+        table("", rows(checked)),
+        table("<h3>Beside the checks</h3>", rows(noted))
     )
 }
 
@@ -203,14 +255,16 @@ fn verdict(checks: &[Check]) -> String {
                 true => check.value / check.limit,
                 false => 0.0,
             });
-            let closest = number(100.0 * shares.fold(0.0, f64::max));
+            let largest = shares.fold(0.0, f64::max);
+            let most = match largest < 0.01 {
+                true => "no error is above 1 % of its limit".to_owned(),
+                false => format!("the largest error is {} of its limit", percent(largest)),
+            };
             let all = match checks.len() {
                 1 => "The one check".to_owned(),
                 all => format!("All {all} checks"),
             };
-            format!(
-                "<p><span class=\"passed\">{all} passed</span>; the closest is {closest} % of its limit.</p>"
-            )
+            format!("<p><span class=\"passed\">{all} passed</span>: {most}.</p>")
         }
         failed => format!(
             "<p class=\"wrong\">{failed} of {} failed.</p>",
@@ -250,11 +304,12 @@ pub fn phases(metrics: &Metrics) -> String {
             };
             let of_rank = metrics.seconds_by_rank.get(phase);
             format!(
-                "<tr><th>{}</th><td class=\"fill\"><i style=\"width:{share:.1}%\"></i></td>\
+                "<tr><th>{} <span>{}</span></th><td class=\"fill\"><i style=\"width:{share:.1}%\"></i></td>\
                  <td class=\"ranks\">{}</td>\
                  <td class=\"num\">{}</td><td class=\"num\">{}</td><td class=\"num\">{}</td>\
                  <td class=\"num\">{}</td><td class=\"num\">{}</td></tr>",
                 phase.as_str(),
+                phase_means(*phase),
                 of_rank.map_or(String::new(), |seconds| charts::ranks(seconds)),
                 span(summary.min),
                 span(summary.mean),
@@ -272,6 +327,23 @@ pub fn phases(metrics: &Metrics) -> String {
          <th class=\"num\">max</th><th class=\"num\">imbalance</th><th class=\"num\">slowest rank</th></tr>\
          </thead><tbody>{rows}</tbody></table></div>"
     )
+}
+
+/// What is done in a phase.
+fn phase_means(phase: Phase) -> &'static str {
+    match phase {
+        Phase::List => "listing the inputs",
+        Phase::Weights => "getting the weights",
+        Phase::Read => "reading images",
+        Phase::Decode => "decoding, resizing",
+        Phase::Network => "computing features",
+        Phase::Shard => "storing features",
+        Phase::Fit => "finding components",
+        Phase::Project => "computing scores",
+        Phase::Verify => "exact checks",
+        Phase::Publish => "writing results",
+        Phase::Wait => "waiting for others",
+    }
 }
 
 /// The longest time over the mean; a dash where that is too short to mean anything.
@@ -340,11 +412,22 @@ pub fn settings(metrics: &Metrics) -> String {
                 Value::String(text) => text.clone(),
                 other => other.to_string(),
             };
+            let instead = metrics.weights.as_ref().filter(|used| {
+                let is_of_weights = metrics.task == Task::Run && name == "weights";
+                is_of_weights && !used.reason.is_empty() && used.id != value
+            });
+            let (value, source) = match instead {
+                Some(used) => (
+                    format!("{} in the place of {value}", used.id),
+                    "what could be had".to_owned(),
+                ),
+                None => (value, setting.source.clone()),
+            };
             format!(
                 "<tr><th>{}</th><td class=\"mono\">{}</td><td>{}</td></tr>",
                 escape(name),
                 escape(&value),
-                escape(&setting.source)
+                escape(&source)
             )
         })
         .collect();

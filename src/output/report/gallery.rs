@@ -69,7 +69,7 @@ fn missing(images: &Images) -> Option<String> {
     })
 }
 
-/// One image: its picture, its name and a line about it. Values are HTML.
+/// One image: its picture, its name, its label, and a line about it where there is one, which is HTML.
 fn shot(
     picture: Option<&[u8]>,
     path: &str,
@@ -78,9 +78,16 @@ fn shot(
     point: Option<usize>,
 ) -> String {
     let name = path.rsplit('/').next().unwrap_or(path);
-    let title = match label {
-        Some(label) => format!("{path} ({label})"),
-        None => path.to_owned(),
+    let (title, label) = match label {
+        Some(label) => (
+            format!("{path} ({label})"),
+            format!("<span>{}</span>", escape(label)),
+        ),
+        None => (path.to_owned(), String::new()),
+    };
+    let line = match line {
+        "" => String::new(),
+        line => format!("<span>{line}</span>"),
     };
     let picture = match picture {
         Some(jpeg) => format!(
@@ -92,7 +99,7 @@ fn shot(
     let point = point.map_or(String::new(), |point| format!(" data-point=\"{point}\""));
     format!(
         "<figure class=\"shot\" title=\"{}\"{point}>{picture}<figcaption><span class=\"file\">{}</span>\
-         <span>{line}</span></figcaption></figure>",
+         {label}{line}</figcaption></figure>",
         escape(&title),
         escape(name)
     )
@@ -139,11 +146,12 @@ pub fn extremes(images: &Images, metrics: &Metrics) -> String {
         let share = metrics.model.explained_variance_ratio.get(component);
         let outermost_last: Vec<usize> = high.iter().rev().copied().collect();
         html.push_str(&format!(
-            "<div class=\"component\"><h3>PC{} <span>{} of the variance</span></h3><div class=\"ends\">\
-             <div class=\"end\"><p>lowest</p><div class=\"shots\">{}</div></div>\
+            "<div class=\"component\"><h3>PC{} <span>{} of the variance</span></h3>\
+             <div class=\"ends\" style=\"--n:{}\"><div class=\"end\"><p>lowest</p><div class=\"shots\">{}</div></div>\
              <div class=\"end high\"><p>highest</p><div class=\"shots\">{}</div></div></div></div>",
             component + 1,
             percent(share.copied().unwrap_or(f64::NAN)),
+            low.len().max(high.len()),
             shots(low),
             shots(&outermost_last)
         ));
@@ -177,22 +185,39 @@ pub fn outliers(images: &Images) -> String {
             number(largest)
         );
     }
+    let typical = f64::from(collected.typical_error);
     let shots: String = collected
         .outliers
         .iter()
         .map(|&place| {
             let error = f64::from(collected.points[place].error);
-            shot_of(images, place, &format!("error {}", number(error)))
+            let line = match typical > 0.0 {
+                true => format!("{:.1} \u{d7} median", error / typical),
+                false => format!("error {}", number(error)),
+            };
+            shot_of(images, place, &line)
         })
         .collect();
     format!(
-        "<p class=\"caption\">Those of which the components leave most, by the norm of what is left of the \
-         {} features. They are unlike the others in a way that no component tells.</p>\
+        "<p class=\"caption\">{}. The error is the norm of what the components leave of the \
+         {} features of an image; {} is the median, and each is given as a multiple of it. An image far above \
+         the median is unlike the others in a way that no component tells.</p>\
          <div class=\"shots wide\">{shots}</div>",
+        match (collected.outliers.len(), collected.total) {
+            (_, 1) => "The one image".to_owned(),
+            (1, total) => format!("The one of {} images with the largest error", count(total)),
+            (shown, total) => {
+                format!(
+                    "The {shown} of {} images with the largest errors",
+                    count(total)
+                )
+            }
+        },
         match collected.scaling.standardized {
             true => "centred and standardized",
             false => "centred",
-        }
+        },
+        number(typical)
     )
 }
 
@@ -243,7 +268,7 @@ fn copies(images: &Images) -> String {
                 images.thumbnail_at(position),
                 path,
                 label,
-                &escape(label.unwrap_or_default()),
+                "",
                 images.collected.place(position),
             ));
         }
@@ -305,10 +330,7 @@ fn near_duplicates(images: &Images) -> String {
         let shots: String = positions
             .iter()
             .filter_map(|&position| collected.place(position))
-            .map(|place| {
-                let label = collected.points[place].label.as_deref();
-                shot_of(images, place, &escape(label.unwrap_or_default()))
-            })
+            .map(|place| shot_of(images, place, ""))
             .collect();
         let share = match typical > 0.0 {
             true => percent(pair.distance / typical),
@@ -320,6 +342,17 @@ fn near_duplicates(images: &Images) -> String {
     }
     html.push_str("</div>");
     html
+}
+
+/// Where labels come from, where that is the folders.
+fn folders(metrics: &Metrics) -> &'static str {
+    let rule = metrics.settings.get("label");
+    match rule.and_then(|rule| rule.value.as_str()) {
+        Some("parent") => {
+            " The label of an image is the name of the folder that it lies in, be it the input folder itself."
+        }
+        Some(_) | None => "",
+    }
 }
 
 /// How well labels separate.
@@ -381,10 +414,16 @@ pub fn separation(images: &Images, metrics: &Metrics) -> String {
         ),
         false => String::new(),
     };
+    let caveat = match &metrics.weights {
+        Some(weights) if !weights.pretrained => {
+            "<p class=\"caveat\">With random weights these are colours and textures, not objects.</p>"
+        }
+        Some(_) | None => "",
+    };
     format!(
         "<div class=\"measures\"><div class=\"measure\"><p class=\"big\">{}</p><p>of {} have a nearest \
          neighbour of their own label; {} would by chance</p></div>{silhouette}</div>\
-         <p class=\"caption\">Distances are those on {}{among}.</p>\
+         {caveat}<p class=\"caption\">Distances are those on {}{among}.{}</p>\
          <div class=\"scroll\"><table class=\"labels\">{head}<tbody>{}</tbody></table></div>{rest}",
         percent(found.agreement),
         plural(found.points as u64, "labelled image", "labelled images"),
@@ -394,6 +433,7 @@ pub fn separation(images: &Images, metrics: &Metrics) -> String {
             k if k <= MAX_SCORES => format!("all {k} components"),
             _ => format!("the first {MAX_SCORES} components"),
         },
+        folders(metrics),
         rows(first)
     )
 }

@@ -296,6 +296,12 @@ fn scree(metrics: &Metrics) -> String {
     } else {
         String::new()
     };
+    let reason = escape(&metrics.model.k_reason);
+    let components = plural(metrics.model.k as u64, "component", "components");
+    let why = match reason.starts_with(&components) {
+        true => reason,
+        false => format!("{components}: {reason}"),
+    };
     let asked = match target(metrics) {
         Some(_) => "<li><span class=\"target-key\"></span>asked for</li>",
         None => "",
@@ -303,12 +309,10 @@ fn scree(metrics: &Metrics) -> String {
     format!(
         "{}<ul class=\"legend\"><li><span class=\"bar-key\"></span>each component</li>\
          <li><span class=\"line-key\"></span>cumulative</li>{asked}</ul><figcaption>{more}\
-         <p>{}: {}.</p><details><summary>Values</summary><div class=\"scroll\"><table><thead><tr>\
+         <p>{why}.</p><details><summary>Values</summary><div class=\"scroll\"><table><thead><tr>\
          <th>component</th><th class=\"num\">share</th><th class=\"num\">cumulative</th></tr></thead>\
          <tbody>{rows}</tbody></table></div></details></figcaption>",
-        charts::scree(ratios, target(metrics)),
-        plural(metrics.model.k as u64, "component", "components"),
-        escape(&metrics.model.k_reason)
+        charts::scree(ratios, target(metrics))
     )
 }
 

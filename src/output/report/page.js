@@ -169,7 +169,7 @@
     ctx.fillStyle = colours.soft;
     ctx.textAlign = "center";
     ctx.textBaseline = "top";
-    for (const [value, text] of ticks(view.x0, view.x1, Math.max(2, w / 90))) {
+    for (const [value, text] of ticks(view.x0, view.x1, Math.max(3, w / (w < 500 ? 48 : 90)))) {
       const x = Math.round(screenX(value)) + 0.5;
       ctx.beginPath();
       ctx.moveTo(x, margin.top);
@@ -179,7 +179,7 @@
     }
     ctx.textAlign = "right";
     ctx.textBaseline = "middle";
-    for (const [value, text] of ticks(view.y0, view.y1, Math.max(2, h / 60))) {
+    for (const [value, text] of ticks(view.y0, view.y1, Math.max(3, h / 60))) {
       const y = Math.round(screenY(value)) + 0.5;
       ctx.beginPath();
       ctx.moveTo(margin.left, y);

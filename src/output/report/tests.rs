@@ -104,7 +104,11 @@ fn the_page_says_what_the_run_did() {
         "<td class=\"num\">1.33</td>",
         "<title>rank 1: 1.1 s</title>",
         "There are no thumbnails",
-        "<p><span class=\"passed\">The one check passed</span>; the closest is 0.015 % of its limit.</p>",
+        "<p><span class=\"passed\">The one check passed</span>: no error is above 1 % of its limit.</p>",
+        "<h3>Beside the checks</h3>",
+        "<a href=\"#failures\">",
+        "wide: QR of the features in a tree over the ranks, for fewer images than features",
+        "2048, the sum over all features",
         "<tr><th>residual</th><td>1.5e-16 (limit 1e-12)</td></tr>",
         "<tr><th>commit</th><td>0123456789ab</td></tr>",
         "aria-label=\"rank 0: 0.62 s, rank 1: 1.1 s, rank 2: 1.2 s\"",
@@ -123,7 +127,7 @@ fn the_page_says_what_the_run_did() {
         assert!(html.contains(part), "{part}");
     }
     for phase in crate::timing::Phase::ALL {
-        assert!(html.contains(&format!("<tr><th>{}</th>", phase.as_str())));
+        assert!(html.contains(&format!("<tr><th>{} <span>", phase.as_str())));
     }
     assert!(!html.contains("class=\"banner\""));
 }
@@ -168,6 +172,7 @@ fn no_text_from_outside_becomes_markup() {
         id: HOSTILE.into(),
         sha256: HOSTILE.into(),
         note: HOSTILE.into(),
+        reason: HOSTILE.into(),
         pretrained: false,
     });
     metrics.model.k_reason = HOSTILE.into();
@@ -225,11 +230,26 @@ fn weights_that_are_not_pretrained_are_announced_first() {
         sha256: String::new(),
         pretrained: false,
         note: "seeded:50 stands in for the weights.".into(),
+        reason: "cannot reach http://m/w.h5".into(),
     });
+    metrics.settings.insert(
+        "weights".into(),
+        Setting {
+            value: "keras".into(),
+            source: "default".into(),
+        },
+    );
     let html = render(&metrics, &[]);
     let banner = html.find("The network was not pretrained.").unwrap();
     assert!(html.contains("</strong>seeded:50 stands in for the weights.</div>"));
     assert!(banner < html.find("class=\"tiles\"").unwrap());
+    // The cause once; and what was used instead of what was asked for.
+    assert_eq!(html.matches("http://m/w.h5").count(), 1);
+    assert!(html.contains("seeded:50 in the place of keras</td><td>what could be had<"));
+    // Nobody takes the separation for that of objects.
+    let (_, separation) = html.split_once("How labels separate").unwrap();
+    let caveat = separation.find("these are colours and textures, not objects");
+    assert!(caveat.unwrap() < separation.find("Distances are those on").unwrap());
     metrics.weights = None;
     let html = render(&metrics, &[]);
     assert!(!html.contains("class=\"banner\""));
@@ -343,6 +363,48 @@ fn ten_thousand_images_with_thumbnails_are_less_than_5_mb() {
 }
 
 #[test]
+fn every_picture_has_its_label_and_an_outlier_its_scale() {
+    let images = images("apple", &[], 2);
+    let extremes = gallery::extremes(&images, &sample());
+    // Three of nine at each end of both components.
+    assert_eq!(extremes.matches("<figure").count(), 12);
+    assert_eq!(
+        extremes.matches("</span><span>apple</span><span>").count(),
+        12
+    );
+    // The errors are 0 to 8.
+    let outliers = gallery::outliers(&images);
+    for part in [
+        "The 4 of 9 images with the largest errors.",
+        "; 4 is the median",
+        "<span class=\"file\">8.jpg</span><span>apple</span><span>2.0 \u{d7} median</span>",
+    ] {
+        assert!(outliers.contains(part), "{part}: {outliers}");
+    }
+}
+
+#[test]
+fn the_reason_for_the_number_of_components_says_it_once() {
+    let mut metrics = sample();
+    metrics.model.k_reason = "4 components reach 90 % of the variance".into();
+    assert!(render(&metrics, &[]).contains("<p>4 components reach 90 % of the variance.</p>"));
+}
+
+#[test]
+fn labels_of_folders_are_said_to_be_that() {
+    let mut metrics = sample();
+    for (rule, is_said) in [("parent", true), ("regex:(a)", false)] {
+        let setting = Setting {
+            value: rule.into(),
+            source: "default".into(),
+        };
+        metrics.settings.insert("label".into(), setting);
+        let html = render(&metrics, &[]);
+        assert_eq!(html.contains("be it the input folder itself"), is_said);
+    }
+}
+
+#[test]
 fn the_certificate_says_in_words_what_passed() {
     let check = |value: f64| serde_json::json!({"value": value, "limit": 2e-12});
     let html = facts::certificate(&serde_json::json!({
@@ -351,10 +413,10 @@ fn the_certificate_says_in_words_what_passed() {
         "svd": "all of them",
     }));
     for part in [
-        "All 2 checks passed</span>; the closest is 25 % of its limit.",
+        "All 2 checks passed</span>: the largest error is 25.0 % of its limit.",
         "<th>the SVD gives the scores back</th><td>1e-13 (limit 2e-12)</td>",
         "<th>exact, the scores of different components are uncorrelated</th>",
-        "<th>svd</th><td>all of them</td>",
+        "<th>how much of the SVD was computed</th><td>all of them</td>",
     ] {
         assert!(html.contains(part), "{part}: {html}");
     }
