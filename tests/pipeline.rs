@@ -381,3 +381,24 @@ fn the_weights_are_named_in_every_result() {
     assert_eq!(metadata["n"], "3");
     assert!(small_weights().exists());
 }
+
+/// What the hosts of a cluster may do unasked: the linear algebra of one rank runs on the kernels of another
+/// processor.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn ranks_on_unlike_processors_are_warned_of() {
+    let images = Images::new(4);
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    let unlike = r#"OPENBLAS_CORETYPE=Haswell
+        [ "${OMPI_COMM_WORLD_RANK:-$PMI_RANK}" = 0 ] || OPENBLAS_CORETYPE=Sandybridge
+        export OPENBLAS_CORETYPE
+        exec "$@""#;
+    let finished = P8::small(2, images.path(), &output)
+        .launcher(["sh", "-c", unlike, "sh"])
+        .succeed();
+    let warned = "run on unlike processors";
+    assert!(finished.stderr.contains(warned), "{finished}");
+    let warnings = metrics(&output)["warnings"].to_string();
+    assert!(warnings.contains(warned), "{warnings}");
+}
