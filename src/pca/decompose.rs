@@ -64,7 +64,10 @@ pub(super) fn decompose(
         Side::Right => all.vt.slice(s![..choice.k, ..]).t().to_owned(),
     };
     Ok(Decomposed {
-        svd: format!("all {} singular values: {reason}", spectrum.values.len()),
+        svd: match spectrum.values.len() {
+            1 => "the one singular value that there is".into(),
+            all => format!("all {all} singular values: {reason}"),
+        },
         spectrum,
         vectors,
         residual,
@@ -81,7 +84,7 @@ fn part(
 ) -> Result<Result<Decomposed, String>, PcaError> {
     let order = r.ncols();
     if r.nrows() < order || order < PARTIAL_FROM {
-        return Ok(Err("there are few".into()));
+        return Ok(Err("so few that a part of them would save nothing".into()));
     }
     let (wanted, most) = match settings.components {
         Components::Count(k) if k > order / FEW => {

@@ -112,6 +112,11 @@ pub fn check_randomized(components: Components) -> Result<(), PcaError> {
     }
 }
 
+/// `1 row`, `3 rows`.
+fn rows(n: usize) -> String {
+    format!("{n} row{}", if n == 1 { "" } else { "s" })
+}
+
 fn by_shape_and_memory(
     settings: &PcaSettings,
     (n, d): (usize, usize),
@@ -121,12 +126,12 @@ fn by_shape_and_memory(
     let (first, shape) = if n >= d {
         (
             Solver::Tsqr,
-            format!("{n} rows, at least as many as the {d} columns"),
+            format!("{}, at least as many as the {d} columns", rows(n)),
         )
     } else {
         (
             Solver::Wide,
-            format!("{n} rows, fewer than the {d} columns"),
+            format!("{}, fewer than the {d} columns", rows(n)),
         )
     };
     let Some(memory) = settings.memory else {
