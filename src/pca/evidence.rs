@@ -217,7 +217,7 @@ mod tests {
             probes: of_columns(gaussian(1, 0, 3, 2).view(), vec![1.5, 2.5]),
             decomposition: 1e-16,
             orthogonality: Some(2e-16),
-            svd: "all 3 singular values: there are few".into(),
+            svd: "all 3 singular values: so few that a part of them would save nothing".into(),
             approximation: Some(Approximation {
                 directions: 13,
                 power_iterations: 4,
