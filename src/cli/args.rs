@@ -325,7 +325,7 @@ pub struct PcaOptions {
     pub verify: Option<bool>,
     /// Of the factorisation [default: f64]
     ///
-    /// f32 takes 65 to 85 % of the time and half the memory.
+    /// f32 takes 60 to 85 % of the time and half the memory.
     #[arg(
         long,
         value_enum,
@@ -575,16 +575,25 @@ fn endpoint(text: &str) -> Result<String, String> {
         .iter()
         .any(|scheme| text.len() > scheme.len() && text.starts_with(scheme));
     // Addresses stand in reports and logs, where a password has no place.
-    let has_user = text
-        .split('/')
-        .nth(2)
-        .is_some_and(|host| host.contains('@'));
+    let has_user = without_user(text) != text;
     match (is_url, has_user) {
         (true, false) => Ok(text.to_string()),
         (true, true) => Err(
             "expected an address without user and password: p8 finds credentials as every AWS program does".into(),
         ),
         (false, _) => Err("expected an address that begins with http:// or https://".into()),
+    }
+}
+
+/// An address as it may stand in a report: without user and password.
+pub fn without_user(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_string();
+    };
+    let host = rest.find('/').unwrap_or(rest.len());
+    match rest[..host].rfind('@') {
+        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
+        None => url.to_string(),
     }
 }
 

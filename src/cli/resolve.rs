@@ -1,6 +1,8 @@
 //! From what was typed to settings in which nothing is left undecided.
 
-use super::args::{PcaArgs, ReportArgs, ResultOptions, RunArgs, S3Options, TransformArgs};
+use super::args::{
+    PcaArgs, ReportArgs, ResultOptions, RunArgs, S3Options, TransformArgs, without_user,
+};
 use super::sources::Source;
 use crate::dataset::label::LabelRule;
 use crate::image::Exif;
@@ -305,18 +307,6 @@ fn endpoint_of_aws(environment: &dyn Fn(&str) -> Option<OsString>) -> Option<Str
     variable("AWS_ENDPOINT_URL_S3")
         .or_else(|| variable("AWS_ENDPOINT_URL"))
         .filter(|url| !url.is_empty())
-}
-
-/// An address as it may stand in a report: without user and password.
-fn without_user(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_string();
-    };
-    let host = rest.find('/').unwrap_or(rest.len());
-    match rest[..host].rfind('@') {
-        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
-        None => url.to_string(),
-    }
 }
 
 /// Where named weights are fetched from instead of their home.

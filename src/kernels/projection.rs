@@ -196,8 +196,7 @@ fn project_avx2(components: &PackedComponents, rows: &mut [f64], scores: &mut [f
     unsafe { project_tiled::<[std::arch::x86_64::__m256d; 2], 2, 2>(components, rows, scores) }
 }
 
-/// Takes R rows and C components at a time. The rows stay in the second-level cache: C components, and
-/// then one panel of all of them, are read once for all rows.
+/// Takes R rows and C components at a time.
 ///
 /// # Safety
 /// As [`Lanes`] says; so for all functions with vectors.
@@ -207,10 +206,32 @@ unsafe fn project_tiled<V: Lanes, const R: usize, const C: usize>(
     rows: &mut [f64],
     scores: &mut [f64],
 ) {
-    let k = components.k;
-    if k == 0 || components.panels == 0 {
+    let (width, k) = (components.padded_width(), components.k);
+    if k == 0 || width == 0 {
         return;
     }
+    let together = rows.len() / width / R * R;
+    let (rows, last_rows) = rows.split_at_mut(together * width);
+    let (scores, last_scores) = scores.split_at_mut(together * k);
+    let groups = rows.chunks_exact_mut(R * width);
+    for (rows, scores) in groups.zip(scores.chunks_exact_mut(R * k)) {
+        // SAFETY: the caller has the instruction set.
+        unsafe { project_rows::<V, R, C>(components, rows, scores) };
+    }
+    let singles = last_rows.chunks_exact_mut(width);
+    for (row, scores) in singles.zip(last_scores.chunks_exact_mut(k)) {
+        // SAFETY: as above.
+        unsafe { project_rows::<V, 1, C>(components, row, scores) };
+    }
+}
+
+#[inline(always)]
+unsafe fn project_rows<V: Lanes, const R: usize, const C: usize>(
+    components: &PackedComponents,
+    rows: &mut [f64],
+    scores: &mut [f64],
+) {
+    let k = components.k;
     // SAFETY: the caller has the instruction set.
     unsafe {
         for first in (0..k / C * C).step_by(C) {
@@ -219,63 +240,13 @@ unsafe fn project_tiled<V: Lanes, const R: usize, const C: usize>(
         for first in k / C * C..k {
             dots::<V, R, 1>(components, rows, first, scores);
         }
-        for panel in 0..components.panels {
-            subtract::<V, R>(components, panel, rows, scores);
-        }
-    }
-}
-
-/// The dot products of all rows with C components from `first` on.
-#[inline(always)]
-unsafe fn dots<V: Lanes, const R: usize, const C: usize>(
-    components: &PackedComponents,
-    rows: &[f64],
-    first: usize,
-    scores: &mut [f64],
-) {
-    let (width, k) = (components.padded_width(), components.k);
-    let mut groups = rows.chunks_exact(R * width);
-    let together = groups.len() * R;
-    let (scores, last_scores) = scores.split_at_mut(together * k);
-    // SAFETY: the caller has the instruction set.
-    unsafe {
-        for (rows, scores) in groups.by_ref().zip(scores.chunks_exact_mut(R * k)) {
-            dots_of_rows::<V, R, C>(components, rows, first, scores);
-        }
-        let singles = groups.remainder().chunks_exact(width);
-        for (row, scores) in singles.zip(last_scores.chunks_exact_mut(k)) {
-            dots_of_rows::<V, 1, C>(components, row, first, scores);
-        }
-    }
-}
-
-/// Subtracts one panel of every component times its score from all rows.
-#[inline(always)]
-unsafe fn subtract<V: Lanes, const R: usize>(
-    components: &PackedComponents,
-    panel: usize,
-    rows: &mut [f64],
-    scores: &[f64],
-) {
-    let (width, k) = (components.padded_width(), components.k);
-    let mut groups = rows.chunks_exact_mut(R * width);
-    let together = groups.len() * R;
-    let (scores, last_scores) = scores.split_at(together * k);
-    // SAFETY: the caller has the instruction set.
-    unsafe {
-        for (rows, scores) in groups.by_ref().zip(scores.chunks_exact(R * k)) {
-            subtract_from_rows::<V, R>(components, panel, rows, scores);
-        }
-        let singles = groups.into_remainder().chunks_exact_mut(width);
-        for (row, scores) in singles.zip(last_scores.chunks_exact(k)) {
-            subtract_from_rows::<V, 1>(components, panel, row, scores);
-        }
+        subtract::<V, R>(components, rows, scores);
     }
 }
 
 /// The dot products of R rows with C components from `first` on.
 #[inline(always)]
-unsafe fn dots_of_rows<V: Lanes, const R: usize, const C: usize>(
+unsafe fn dots<V: Lanes, const R: usize, const C: usize>(
     components: &PackedComponents,
     rows: &[f64],
     first: usize,
@@ -310,11 +281,10 @@ unsafe fn dots_of_rows<V: Lanes, const R: usize, const C: usize>(
     }
 }
 
-/// Subtracts one panel of every component times its score from R rows.
+/// Subtracts every component times its score from R rows.
 #[inline(always)]
-unsafe fn subtract_from_rows<V: Lanes, const R: usize>(
+unsafe fn subtract<V: Lanes, const R: usize>(
     components: &PackedComponents,
-    panel: usize,
     rows: &mut [f64],
     scores: &[f64],
 ) {
@@ -322,24 +292,26 @@ unsafe fn subtract_from_rows<V: Lanes, const R: usize>(
     let (width, k) = (components.padded_width(), components.k);
     // SAFETY: the caller has the instruction set.
     unsafe {
-        let mut x: [[V; PARTS]; R] = std::array::from_fn(|r| {
-            let row = lanes_of(panel_of(&rows[r * width + panel * PANEL..]));
-            std::array::from_fn(|part| V::load(&row[part]))
-        });
-        for component in 0..k {
-            let v = lanes_of(components.of(panel, component));
-            let v: [V; PARTS] = std::array::from_fn(|part| V::load(&v[part]));
-            for r in 0..R {
-                let score = V::splat(-scores[r * k + component]);
-                for part in 0..PARTS {
-                    x[r][part] = score.mul_add(v[part], x[r][part]);
+        for panel in 0..components.panels {
+            let mut x: [[V; PARTS]; R] = std::array::from_fn(|r| {
+                let row = lanes_of(panel_of(&rows[r * width + panel * PANEL..]));
+                std::array::from_fn(|part| V::load(&row[part]))
+            });
+            for component in 0..k {
+                let v = lanes_of(components.of(panel, component));
+                let v: [V; PARTS] = std::array::from_fn(|part| V::load(&v[part]));
+                for r in 0..R {
+                    let score = V::splat(-scores[r * k + component]);
+                    for part in 0..PARTS {
+                        x[r][part] = score.mul_add(v[part], x[r][part]);
+                    }
                 }
             }
-        }
-        for (r, x) in x.iter().enumerate() {
-            let row = &mut rows[r * width + panel * PANEL..][..PANEL];
-            for (x, to) in x.iter().zip(row.as_chunks_mut::<LANES>().0) {
-                x.store(to);
+            for (r, x) in x.iter().enumerate() {
+                let row = &mut rows[r * width + panel * PANEL..][..PANEL];
+                for (x, to) in x.iter().zip(row.as_chunks_mut::<LANES>().0) {
+                    x.store(to);
+                }
             }
         }
     }

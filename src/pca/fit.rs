@@ -19,7 +19,7 @@ use crate::linalg::Scalar;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// half the time and memory; singular values to about 7 digits of the largest
+    /// 60 to 85 % of the time, half the memory; singular values to about 7 digits of the largest
     F32,
     /// singular values to about 15 digits of the largest
     F64,
@@ -167,7 +167,7 @@ pub fn fit(
         if choice.k == 0 {
             tracing::warn!("{}", choice.reason);
         } else {
-            tracing::debug!("{}: {}", plural(choice.k), choice.reason);
+            tracing::debug!("{}: {}", plural(choice.k, "component"), choice.reason);
         }
     }
     let freedom = (n.max(2) - 1) as f64;

@@ -114,20 +114,12 @@ struct Row {
 /// The rows centred (and scaled), each with zeros up to `padded` numbers.
 fn deviations<F: Scalar>(model: &Model, rows: ArrayView2<F>, padded: usize) -> Vec<f64> {
     let mut deviations = vec![0.0; rows.nrows() * padded];
-    // Stored by rows, as nearly all are already, so that the loop runs over slices.
-    let rows = rows.as_standard_layout();
-    let rows = rows.as_slice().expect("the standard layout is one slice");
-    for (row, deviations) in rows
-        .chunks_exact(model.width())
-        .zip(deviations.chunks_exact_mut(padded))
-    {
+    for (row, deviations) in rows.rows().into_iter().zip(deviations.chunks_mut(padded)) {
         let scales = model.mean.iter().zip(&model.scale);
         for ((deviation, x), (mean, scale)) in deviations.iter_mut().zip(row).zip(scales) {
-            *deviation = if *scale > 0.0 {
-                (x.as_f64() - mean) / scale
-            } else {
-                0.0
-            };
+            if *scale > 0.0 {
+                *deviation = (x.as_f64() - mean) / scale;
+            }
         }
     }
     deviations

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::PcaError;
 use super::fit::{Components, PcaSettings};
+use super::spectrum::plural;
 use super::{randomized, tsqr};
 use crate::linalg::Scalar;
 
@@ -112,11 +113,6 @@ pub fn check_randomized(components: Components) -> Result<(), PcaError> {
     }
 }
 
-/// `1 row`, `3 rows`.
-fn rows(n: usize) -> String {
-    format!("{n} row{}", if n == 1 { "" } else { "s" })
-}
-
 fn by_shape_and_memory(
     settings: &PcaSettings,
     (n, d): (usize, usize),
@@ -126,12 +122,12 @@ fn by_shape_and_memory(
     let (first, shape) = if n >= d {
         (
             Solver::Tsqr,
-            format!("{}, at least as many as the {d} columns", rows(n)),
+            format!("{}, at least as many as the {d} columns", plural(n, "row")),
         )
     } else {
         (
             Solver::Wide,
-            format!("{}, fewer than the {d} columns", rows(n)),
+            format!("{}, fewer than the {d} columns", plural(n, "row")),
         )
     };
     let Some(memory) = settings.memory else {

@@ -105,10 +105,15 @@ impl Spectrum {
                 0,
                 "no components: the rows do not differ from each other".into(),
             ),
-            Components::Count(k) if k <= rank => (k, format!("{} asked for", plural(k))),
+            Components::Count(k) if k <= rank => {
+                (k, format!("{} asked for", plural(k, "component")))
+            }
             Components::Count(k) => (
                 rank,
-                format!("{} asked for, cut at the numerical rank {rank}", plural(k)),
+                format!(
+                    "{} asked for, cut at the numerical rank {rank}",
+                    plural(k, "component")
+                ),
             ),
             Components::Variance(fraction) => {
                 let percent = (fraction * 1e6).round() / 1e4;
@@ -162,12 +167,9 @@ impl Spectrum {
     }
 }
 
-pub(super) fn plural(k: usize) -> String {
-    if k == 1 {
-        "1 component".into()
-    } else {
-        format!("{k} components")
-    }
+/// `1 row`, `3 rows`.
+pub(super) fn plural(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -79,13 +79,11 @@ fn list_here(settings: &Settings) -> Result<Vec<Entry>, Failure> {
         DatasetError::NotThere { input, source }
             if is_default(settings) && source.kind() == ErrorKind::NotFound =>
         {
-            Failure::new(
-            error.kind(),
-            format!(
-                "cannot find the input \"{}\": the sample images lie in the folder of p8's source; run p8 there, or name your own images with --input",
-                input.display()
-            ),
-        )
+            let input = input.display();
+            let text = format!(
+                "cannot find the input \"{input}\": the sample images lie in the folder of p8's source; run p8 there, or name your own images with --input"
+            );
+            Failure::new(error.kind(), text)
         }
         _ => error.into(),
     })
