@@ -138,7 +138,7 @@ fn an_error_on_one_rank_ends_the_others() {
         let output = tempfile::tempdir().unwrap();
         // The last block belongs to the last rank: a folder in its place cannot be replaced by a file.
         std::fs::create_dir_all(output.path().join("features/block-000008.parquet/x")).unwrap();
-        let last = format!("rank {}", ranks - 1);
+        let last = format!("p8: error: rank {}: ", ranks - 1);
         let finished = P8::small(ranks, images.path(), output.path())
             .fail(4, &[&last, "block-000008.parquet"]);
         assert!(finished.elapsed < SECONDS);
@@ -154,7 +154,7 @@ fn an_error_on_one_rank_ends_the_others() {
         let output = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(output.path().join("features/block-000000.parquet/x")).unwrap();
         let finished = P8::small(ranks, images.path(), output.path())
-            .fail(4, &["rank 0", "block-000000.parquet"]);
+            .fail(4, &["p8: error: cannot write", "block-000000.parquet"]);
         assert!(!finished.stderr.contains("stopped by"), "{finished}");
     }
 }
