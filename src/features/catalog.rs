@@ -103,6 +103,19 @@ impl Catalog {
             .collect()
     }
 
+    /// The file that holds all of these rows, and which they are in it.
+    fn in_one_file(&self, rows: &Range<usize>) -> Option<(usize, Range<usize>)> {
+        let mut before = 0;
+        for (index, file) in self.files.iter().enumerate() {
+            if (before..before + file.rows).contains(&rows.start) {
+                let in_file = rows.start - before..rows.end - before;
+                return Some((index, in_file)).filter(|(_, rows)| rows.end <= file.rows);
+            }
+            before += file.rows;
+        }
+        None
+    }
+
     fn are_single(&self) -> bool {
         // A file without rows says nothing about their numbers.
         self.files
@@ -247,11 +260,47 @@ impl Reader {
     /// # Errors
     /// When a file cannot be read, or has changed since the catalog was made.
     pub fn read(&mut self, rows: Range<usize>) -> Result<NamedRows, FeaturesError> {
-        if self.catalog.are_single() {
+        if let Some(mapped) = self.mapped(rows.clone())? {
+            Ok(mapped)
+        } else if self.catalog.are_single() {
             self.read_as::<f32>(rows)
         } else {
             self.read_as::<f64>(rows)
         }
+    }
+
+    /// The rows where they lie, if they lie in one NumPy file of the precision of all.
+    fn mapped(&mut self, rows: Range<usize>) -> Result<Option<NamedRows>, FeaturesError> {
+        let Some((file, in_file)) = self.catalog.in_one_file(&rows) else {
+            return Ok(None);
+        };
+        let stored = &self.catalog.files[file];
+        if stored.form != Form::Npy || stored.is_single != self.catalog.are_single() {
+            return Ok(None);
+        }
+        let array = self.array(file, in_file.end)?;
+        let features = array.mapped(in_file);
+        self.open = Some((file, Open::Npy(array)));
+        Ok(features.map(|features| NamedRows {
+            names: row_names(rows),
+            features,
+        }))
+    }
+
+    /// A NumPy file, open, of which rows up to `end` are wanted.
+    fn array(&mut self, file: usize, end: usize) -> Result<Npy, FeaturesError> {
+        let path = self.catalog.files[file].path();
+        let array = match self.open.take() {
+            Some((open, Open::Npy(array))) if open == file => array,
+            _ => Npy::open(path)?,
+        };
+        if end > array.rows || array.width != self.catalog.width {
+            return Err(FeaturesError::Numpy {
+                path: path.to_path_buf(),
+                problem: "it was changed while it was read".into(),
+            });
+        }
+        Ok(array)
     }
 
     fn read_as<T>(&mut self, rows: Range<usize>) -> Result<NamedRows, FeaturesError>
@@ -320,34 +369,22 @@ impl Reader {
         let width = self.catalog.width;
         let StoredFile { form, .. } = &self.catalog.files[file];
         let path = self.catalog.files[file].path();
-        let current = self.open.take().filter(|(open, _)| *open == file);
         match form {
             Form::Shard => read_shard(path, rows, width),
             Form::Npy => {
-                let array = match current {
-                    Some((_, Open::Npy(array))) => array,
-                    _ => Npy::open(path)?,
-                };
-                if rows.end > array.rows || array.width != width {
-                    return Err(FeaturesError::Numpy {
-                        path: path.to_path_buf(),
-                        problem: "it was changed while it was read".into(),
-                    });
-                }
-                let names = (0..rows.len())
-                    .map(|row| ShardRow {
-                        index: (first_index + row) as u64,
-                        path: row_name(first_index + row),
-                        label: None,
-                    })
-                    .collect();
+                let array = self.array(file, rows.end)?;
+                let names = row_names(first_index..first_index + rows.len());
                 let features = array.read(rows);
                 self.open = Some((file, Open::Npy(array)));
                 Ok((names, features))
             }
             Form::Parquet(column) => {
-                let mut reader = match current {
-                    Some((_, Open::Parquet(reader))) if reader.position() == rows.start => reader,
+                let mut reader = match self.open.take() {
+                    Some((open, Open::Parquet(reader)))
+                        if open == file && reader.position() == rows.start =>
+                    {
+                        reader
+                    }
                     _ => Box::new(ParquetFile::open(path)?.rows_from(
                         column,
                         rows.start,
@@ -360,6 +397,16 @@ impl Reader {
             }
         }
     }
+}
+
+/// The names of rows that have none of their own, counted over all files.
+fn row_names(rows: Range<usize>) -> Vec<ShardRow> {
+    rows.map(|row| ShardRow {
+        index: row as u64,
+        path: row_name(row),
+        label: None,
+    })
+    .collect()
 }
 
 fn shard_thumbnails(path: &Path) -> Result<Vec<Option<Vec<u8>>>, FeaturesError> {

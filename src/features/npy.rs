@@ -3,19 +3,22 @@
 
 use super::FeaturesError;
 use crate::linalg::Scalar;
+use crate::pca::{Block, Mapped};
 use memmap2::Mmap;
 use ndarray::Array2;
 use npyz::{DType, NpyHeader, Order};
 use std::fs::File;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The bytes that every such file begins with.
 pub const MAGIC: &[u8] = b"\x93NUMPY";
 
 /// An open array.
 pub struct Npy {
-    map: Mmap,
+    map: Arc<Mmap>,
     /// Where the values begin.
     start: usize,
     /// Number of rows.
@@ -86,7 +89,7 @@ impl Npy {
             width: width as usize,
             size,
             order: header.order(),
-            map,
+            map: Arc::new(map),
         })
     }
 
@@ -102,6 +105,33 @@ impl Npy {
         } else {
             self.read_as(rows, |bytes| T::of_f64(f64::from_le_bytes(bytes)))
         }
+    }
+
+    /// Some rows where they lie, `[rows, width]`; `None` where they have to be copied: in Fortran order, on a
+    /// machine that stores numbers the other way round, and behind a header of odd length.
+    pub fn mapped(&self, rows: Range<usize>) -> Option<Block> {
+        let (start, shape) = (rows.start * self.width, (rows.len(), self.width));
+        if self.order != Order::C {
+            return None;
+        }
+        Some(if self.is_single() {
+            Block::Mapped32(Mapped::new(self.numbers::<f32>()?, start, shape))
+        } else {
+            Block::Mapped64(Mapped::new(self.numbers::<f64>()?, start, shape))
+        })
+    }
+
+    /// All values, if they can be read as numbers of this machine.
+    fn numbers<T: Scalar>(&self) -> Option<Arc<Numbers<T>>> {
+        let first = self.map[self.start..].as_ptr();
+        let fit = cfg!(target_endian = "little") && first.cast::<T>().is_aligned();
+        fit.then(|| {
+            Arc::new(Numbers {
+                map: self.map.clone(),
+                start: self.start,
+                kind: PhantomData,
+            })
+        })
     }
 
     /// Some rows, given what SIZE bytes of the file mean.
@@ -130,5 +160,22 @@ impl Npy {
                 read
             }
         }
+    }
+}
+
+/// The values of a mapped file as numbers.
+struct Numbers<T> {
+    map: Arc<Mmap>,
+    /// Where the values begin.
+    start: usize,
+    kind: PhantomData<T>,
+}
+
+impl<T: Scalar> AsRef<[T]> for Numbers<T> {
+    fn as_ref(&self) -> &[T] {
+        // SAFETY: `Scalar` is f32 or f64, for which every content is valid, and [`Npy::numbers`] has seen that
+        // the first stands where such a number may stand; `align_to` itself stays within the bytes.
+        let (_, numbers, _) = unsafe { self.map[self.start..].align_to() };
+        numbers
     }
 }

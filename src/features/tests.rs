@@ -269,10 +269,53 @@ fn any_cut_over_files_and_row_groups_gives_the_same_rows() {
     let catalog = open(&folder.path().join("f")).unwrap();
     let mut reader = Reader::new(catalog);
     for (rows, first) in [(0..2, 0.0), (33..35, 6.0), (34..35, 0.1)] {
-        match reader.read(rows).unwrap().features {
-            Block::F64(features) => assert_eq!(features[[0, 0]], first),
-            Block::F32(_) => panic!("a file holds float64"),
+        let features = reader.read(rows).unwrap().features;
+        assert_eq!(features.number_bytes(), 8, "a file holds float64");
+        assert_eq!(features.row(0)[0], first);
+    }
+}
+
+#[test]
+fn rows_of_one_array_in_c_order_are_not_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    let values: Vec<f64> = (0..12).map(f64::from).collect();
+    let double = npy(1, "<f8", false, "(6, 2)", &doubles(&values));
+    let narrow: Vec<f32> = values.iter().map(|x| *x as f32).collect();
+    let single = npy(1, "<f4", false, "(6, 2)", &singles(&narrow));
+    let turned = npy(1, "<f8", true, "(6, 2)", &doubles(&values));
+    for (name, bytes, kind) in [
+        ("a.npy", &double, "mapped"),
+        ("b.npy", &single, "mapped"),
+        ("c.npy", &turned, "copied"),
+    ] {
+        let mut reader = Reader::new(open(&write(&folder, name, bytes)).unwrap());
+        let (whole, part) = (reader.read(0..6).unwrap(), reader.read(2..5).unwrap());
+        let found = match part.features {
+            Block::Mapped32(_) | Block::Mapped64(_) => "mapped",
+            Block::F32(_) | Block::F64(_) => "copied",
+        };
+        assert_eq!(found, kind, "{name}");
+        for row in 0..3 {
+            assert_eq!(
+                part.features.row(row),
+                whole.features.row(2 + row),
+                "{name}"
+            );
+            assert_eq!(part.names[row].path, whole.names[2 + row].path);
         }
+        let expected = if kind == "mapped" {
+            vec![4.0, 5.0]
+        } else {
+            vec![2.0, 8.0]
+        };
+        assert_eq!(part.features.row(0), expected, "{name}");
+    }
+    // Rows of two files, and a file of single precision beside one of double precision.
+    let mut reader = Reader::new(open(folder.path()).unwrap());
+    for (rows, expected) in [(5..7, [10.0, 11.0]), (6..8, [0.0, 1.0])] {
+        let features = reader.read(rows).unwrap().features;
+        assert!(matches!(features, Block::F64(_)));
+        assert_eq!(features.row(0), expected);
     }
 }
 

@@ -17,7 +17,9 @@
 //! - that the smallest value found is not so small that this rounding would hide another: then
 //!   only all values together tell.
 
-use ndarray::{Array2, ArrayView2, Axis, s};
+use std::ops::Range;
+
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 
 use super::blas::{self, Transpose};
@@ -100,15 +102,48 @@ pub fn leading(
     let unit = norm.log2().floor().exp2();
     let scaled = r / unit;
     let norm = norm / unit;
-    let mut krylov = Krylov::new(scaled.view(), side, most.min(n / 2))?;
-    let tolerance = UNITS * f64::EPSILON * (n as f64).sqrt();
+    // The search has many short steps and leaves threads idle, which the squares for the proof need.
+    let (search, squares) = rayon::join(
+        || search(scaled.view(), side, wanted, most.min(n / 2), norm),
+        || minus_squares(scaled.view()),
+    );
+    let (krylov, k) = match search? {
+        Search::Converged(krylov, k) => (krylov, k),
+        Search::GaveUp(reason) => return Ok(Outcome::GaveUp(reason)),
+    };
+    Ok(match krylov.finish(k, squares?)? {
+        Found::Proven(mut found) => {
+            found.values.iter_mut().for_each(|value| *value *= unit);
+            Outcome::Found(found)
+        }
+        Found::Doubtful(reason) => Outcome::GaveUp(reason),
+    })
+}
+
+/// How the search for the leading values ended.
+enum Search<'a> {
+    /// This many are wanted, and all of them have converged.
+    Converged(Krylov<'a>, usize),
+    GaveUp(String),
+}
+
+/// Lets the bases grow until what is wanted has converged, in a matrix of this Frobenius norm.
+fn search(
+    r: ArrayView2<'_, f64>,
+    side: Side,
+    wanted: Wanted,
+    most: usize,
+    norm: f64,
+) -> Result<Search<'_>, LinalgError> {
+    let tolerance = UNITS * f64::EPSILON * (r.nrows() as f64).sqrt();
+    let mut krylov = Krylov::new(r, side, most)?;
     let mut next_look = match wanted {
         Wanted::Count(k) => 2 * k,
         Wanted::Squares(_) => 4 * krylov.block,
     };
     loop {
         if !krylov.grow()? {
-            return Ok(Outcome::GaveUp(format!(
+            return Ok(Search::GaveUp(format!(
                 "a basis of {} vectors did not bring them to convergence",
                 krylov.size
             )));
@@ -117,16 +152,9 @@ pub fn leading(
             continue;
         }
         next_look = (krylov.size as f64 * GROWTH) as usize;
-        let Some(k) = krylov.converged(wanted, norm, tolerance)? else {
-            continue;
-        };
-        return Ok(match krylov.finish(k)? {
-            Found::Proven(mut found) => {
-                found.values.iter_mut().for_each(|value| *value *= unit);
-                Outcome::Found(found)
-            }
-            Found::Doubtful(reason) => Outcome::GaveUp(reason),
-        });
+        if let Some(k) = krylov.converged(wanted, norm, tolerance)? {
+            return Ok(Search::Converged(krylov, k));
+        }
     }
 }
 
@@ -246,8 +274,8 @@ impl<'a> Krylov<'a> {
         Ok(converged)
     }
 
-    /// The vectors of the first k values, checked.
-    fn finish(&self, k: usize) -> Result<Found, LinalgError> {
+    /// The vectors of the first k values, checked; `squares` are those of [`minus_squares`].
+    fn finish(&self, k: usize, squares: Array2<f64>) -> Result<Found, LinalgError> {
         let n = self.r.nrows();
         let Some(small) = &self.small else {
             return Ok(Found::Doubtful("no values were looked at".into()));
@@ -301,7 +329,7 @@ impl<'a> Krylov<'a> {
             Transpose::No => &images,
             Transpose::Yes => &vectors,
         };
-        if !nothing_larger(self.r, left, &values, doubt)? {
+        if !nothing_larger(squares, left, &values, doubt)? {
             return Ok(Found::Doubtful(format!(
                 "there are other values as large as value {k}"
             )));
@@ -317,39 +345,43 @@ impl<'a> Krylov<'a> {
 /// Columns of a tile of the proof.
 const PROOF_TILE: usize = 256;
 
-/// Whether r, which has zeros below its diagonal, without the triplets of `left` `[n, k]` and `values` `[k]` has no singular value that
-/// exceeds the last of them by more than the part `doubt`.
+/// The upper triangle of `-r r^T` `[n, n]`, for r with zeros below its diagonal. n^3 / 3 operations.
+fn minus_squares(r: ArrayView2<f64>) -> Result<Array2<f64>, LinalgError> {
+    let n = r.nrows();
+    let mut squares = zeros(n, n);
+    in_proof_tiles(&mut squares, |columns, tile| {
+        let Range { start, end } = columns;
+        blas::gemm(
+            -1.0,
+            (r.slice(s![..end, start..]), Transpose::No),
+            (r.slice(s![start..end, start..]), Transpose::Yes),
+            0.0,
+            tile,
+        )
+    })?;
+    Ok(squares)
+}
+
+/// Whether a matrix, whose squares are those of [`minus_squares`], without the triplets of `left` `[n, k]` and
+/// `values` `[k]` has no singular value that exceeds the last of them by more than the part `doubt`.
 fn nothing_larger(
-    r: ArrayView2<f64>,
+    squares: Array2<f64>,
     left: &Array2<f64>,
     values: &[f64],
     doubt: f64,
 ) -> Result<bool, LinalgError> {
-    let n = r.nrows();
     let mut stretched = super::by_columns(left.view());
     for (mut column, value) in stretched.columns_mut().into_iter().zip(values) {
         column *= *value;
     }
     let bound = values.last().map_or(0.0, |value| value * (1.0 + doubt));
-    let mut rest = zeros(n, n);
-    let tiles = rest.axis_chunks_iter_mut(Axis(1), PROOF_TILE).enumerate();
-    let tiles: Vec<_> = tiles.collect();
-    tiles.into_par_iter().try_for_each(|(index, tile)| {
-        let start = index * PROOF_TILE;
-        let end = start + tile.ncols();
-        let mut tile = tile.slice_move(s![..end, ..]);
-        // Only the upper triangle counts, and R has zeros left of its diagonal.
+    let mut rest = squares;
+    in_proof_tiles(&mut rest, |columns, mut tile| {
+        let Range { start, end } = columns;
         blas::gemm(
             1.0,
             (stretched.slice(s![..end, ..]), Transpose::No),
             (stretched.slice(s![start..end, ..]), Transpose::Yes),
-            0.0,
-            tile.view_mut(),
-        )?;
-        blas::gemm(
-            -1.0,
-            (r.slice(s![..end, start..]), Transpose::No),
-            (r.slice(s![start..end, start..]), Transpose::Yes),
             1.0,
             tile.view_mut(),
         )?;
@@ -361,6 +393,20 @@ fn nothing_larger(
         Ok(())
     })?;
     triangle::is_positive_definite(rest.view_mut())
+}
+
+/// Runs `work` on tiles of columns of a square matrix, each down to its last row that is not below the diagonal.
+fn in_proof_tiles(
+    square: &mut Array2<f64>,
+    work: impl Fn(Range<usize>, ArrayViewMut2<f64>) -> Result<(), LinalgError> + Sync,
+) -> Result<(), LinalgError> {
+    let tiles = square.axis_chunks_iter_mut(Axis(1), PROOF_TILE).enumerate();
+    let tiles: Vec<_> = tiles.collect();
+    tiles.into_par_iter().try_for_each(|(index, tile)| {
+        let start = index * PROOF_TILE;
+        let end = start + tile.ncols();
+        work(start..end, tile.slice_move(s![..end, ..]))
+    })
 }
 
 /// Columns below this length, where A has norm 1 to 2, are what rounding left of columns that were
@@ -604,7 +650,15 @@ mod tests {
             .unwrap()
             .apply(&Array2::eye(3))
             .unwrap();
-        assert!(!nothing_larger(r.view(), &left, &[0.9, 0.9, 0.9], 1e-6).unwrap());
+        assert!(
+            !nothing_larger(
+                minus_squares(r.view()).unwrap(),
+                &left,
+                &[0.9, 0.9, 0.9],
+                1e-6
+            )
+            .unwrap()
+        );
     }
 
     #[test]

@@ -1,19 +1,72 @@
 //! The rows of a block, in the precision in which they came.
 
+use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
-use ndarray::{Array2, s};
+use ndarray::{Array2, ArrayView2, s};
 
 use crate::linalg::Scalar;
 
 /// Rows of features, `[rows, d]`. The network's are f32, as those of most files are; whoever computes
 /// with them widens them number by number.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Block {
     /// In single precision.
     F32(Array2<f32>),
     /// In double precision.
     F64(Array2<f64>),
+    /// In single precision, where a file is mapped.
+    Mapped32(Mapped<f32>),
+    /// In double precision, where a file is mapped.
+    Mapped64(Mapped<f64>),
+}
+
+/// Rows that lie one after another among numbers which others use too: those of a mapped file are not copied.
+#[derive(Clone)]
+pub struct Mapped<T> {
+    numbers: Arc<dyn AsRef<[T]> + Send + Sync>,
+    start: usize,
+    shape: (usize, usize),
+}
+
+impl<T> Mapped<T> {
+    /// Rows and columns from the number `start` on.
+    ///
+    /// # Panics
+    /// If there are not so many numbers.
+    pub fn new(
+        numbers: Arc<dyn AsRef<[T]> + Send + Sync>,
+        start: usize,
+        shape: (usize, usize),
+    ) -> Self {
+        let mapped = Mapped {
+            numbers,
+            start,
+            shape,
+        };
+        mapped.view();
+        mapped
+    }
+
+    pub(super) fn view(&self) -> ArrayView2<'_, T> {
+        let numbers = &(*self.numbers).as_ref()[self.start..][..self.shape.0 * self.shape.1];
+        ArrayView2::from_shape(self.shape, numbers).expect("as many numbers as the shape has")
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Mapped<T> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.view().fmt(f)
+    }
+}
+
+/// Equal numbers of equal precision, wherever they lie.
+impl PartialEq for Block {
+    fn eq(&self, other: &Block) -> bool {
+        self.number_bytes() == other.number_bytes()
+            && self.to_scalar::<f64>() == other.to_scalar::<f64>()
+    }
 }
 
 impl From<Array2<f32>> for Block {
@@ -28,12 +81,26 @@ impl From<Array2<f64>> for Block {
     }
 }
 
-/// Runs an expression on the matrix of a block, whatever its precision.
+/// Runs an expression on a view of the matrix of a block, whatever its precision.
 macro_rules! on_rows {
     ($block:expr, $rows:ident => $body:expr) => {
         match $block {
-            crate::pca::block::Block::F32($rows) => $body,
-            crate::pca::block::Block::F64($rows) => $body,
+            crate::pca::block::Block::F32(rows) => {
+                let $rows = rows.view();
+                $body
+            }
+            crate::pca::block::Block::F64(rows) => {
+                let $rows = rows.view();
+                $body
+            }
+            crate::pca::block::Block::Mapped32(rows) => {
+                let $rows = rows.view();
+                $body
+            }
+            crate::pca::block::Block::Mapped64(rows) => {
+                let $rows = rows.view();
+                $body
+            }
         }
     };
 }
@@ -42,20 +109,25 @@ pub(super) use on_rows;
 impl Block {
     /// Rows and columns.
     pub fn dim(&self) -> (usize, usize) {
-        on_rows!(self, rows => rows.dim())
+        match self {
+            Block::F32(rows) => rows.dim(),
+            Block::F64(rows) => rows.dim(),
+            Block::Mapped32(rows) => rows.shape,
+            Block::Mapped64(rows) => rows.shape,
+        }
     }
 
     /// Bytes of a number.
     pub fn number_bytes(&self) -> usize {
         match self {
-            Block::F32(_) => f32::BYTES,
-            Block::F64(_) => f64::BYTES,
+            Block::F32(_) | Block::Mapped32(_) => f32::BYTES,
+            Block::F64(_) | Block::Mapped64(_) => f64::BYTES,
         }
     }
 
     /// Row and column of the first value that is NaN or infinite.
     pub fn first_not_finite(&self) -> Option<(usize, usize)> {
-        fn first<T: Scalar>(rows: &Array2<T>) -> Option<(usize, usize)> {
+        fn first<T: Scalar>(rows: ArrayView2<T>) -> Option<(usize, usize)> {
             rows.rows()
                 .into_iter()
                 .enumerate()
@@ -86,7 +158,7 @@ impl Block {
 
     /// Some of the columns, as a message: the size of a number, then the numbers row by row.
     pub(super) fn to_message(&self, columns: Range<usize>) -> Vec<u8> {
-        fn write<T: Scalar>(rows: &Array2<T>, columns: Range<usize>) -> Vec<u8> {
+        fn write<T: Scalar>(rows: ArrayView2<T>, columns: Range<usize>) -> Vec<u8> {
             let mut message = Vec::with_capacity(1 + rows.nrows() * columns.len() * T::BYTES);
             message.push(T::BYTES as u8);
             for x in rows.slice(s![.., columns]) {
@@ -128,6 +200,20 @@ mod tests {
                 block.to_scalar::<f64>().slice(s![.., 2..4])
             );
         }
+    }
+
+    #[test]
+    fn rows_of_a_map_are_those_of_a_copy() {
+        let numbers: Arc<Vec<f64>> = Arc::new((0..20).map(f64::from).collect());
+        let mapped = Block::Mapped64(Mapped::new(numbers, 4, (3, 5)));
+        let copy = Array2::from_shape_fn((3, 5), |(row, column)| (4 + 5 * row + column) as f64);
+        assert_eq!((mapped.dim(), mapped.number_bytes()), ((3, 5), 8));
+        assert_eq!(mapped.row(1), copy.row(1).to_vec());
+        assert_eq!(mapped.first_not_finite(), None);
+        let message = mapped.to_message(1..4);
+        assert_eq!(mapped, Block::from(copy.clone()));
+        assert_ne!(mapped, Block::from(copy.mapv(|x| x as f32)));
+        assert_eq!(message, Block::from(copy).to_message(1..4));
     }
 
     #[test]

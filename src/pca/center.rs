@@ -1,6 +1,6 @@
 //! The mean of some rows, and the rows as deviations from it.
 
-use ndarray::{Array2, ArrayViewMut2, Axis, ShapeBuilder, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, ShapeBuilder, s};
 
 use super::block::{Block, on_rows};
 use crate::linalg::{Scalar, zeros};
@@ -119,7 +119,7 @@ fn in_room<T: Scalar>(mut room: Vec<T>, rows: usize, columns: usize) -> Array2<T
 }
 
 /// Adds the distances of rows from the origin to the offset; the first row of all is the origin.
-fn add_distances<F: Scalar>(rows: &Array2<F>, mean: &mut Mean) {
+fn add_distances<F: Scalar>(rows: ArrayView2<F>, mean: &mut Mean) {
     for row in rows.rows() {
         if mean.origin.is_empty() {
             mean.origin = row.iter().map(|x| x.as_f64()).collect();
@@ -133,7 +133,7 @@ fn add_distances<F: Scalar>(rows: &Array2<F>, mean: &mut Mean) {
 /// Writes the deviations of rows, stored by rows, to `to`, stored by columns, through a tile that
 /// stays in the first-level cache; adds them to `rest`.
 fn transpose_deviations<F: Scalar, T: Scalar>(
-    rows: &Array2<F>,
+    rows: ArrayView2<F>,
     mean: &Mean,
     mut to: ArrayViewMut2<T>,
     rest: &mut [f64],

@@ -42,7 +42,7 @@ mod golden;
 #[cfg(test)]
 mod projections;
 
-pub use block::Block;
+pub use block::{Block, Mapped};
 pub use certify::{Certificate, CertificatePart, Check, certify, gather_parts};
 pub use evidence::{Approximation, Evidence, Probe};
 pub use exchange::Exchange;
