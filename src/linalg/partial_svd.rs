@@ -123,7 +123,7 @@ pub fn leading(
 /// How the search for the leading values ended.
 enum Search<'a> {
     /// This many are wanted, and all of them have converged.
-    Converged(Krylov<'a>, usize),
+    Converged(Box<Krylov<'a>>, usize),
     GaveUp(String),
 }
 
@@ -153,7 +153,7 @@ fn search(
         }
         next_look = (krylov.size as f64 * GROWTH) as usize;
         if let Some(k) = krylov.converged(wanted, norm, tolerance)? {
-            return Ok(Search::Converged(krylov, k));
+            return Ok(Search::Converged(Box::new(krylov), k));
         }
     }
 }
