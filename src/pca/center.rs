@@ -1,6 +1,8 @@
 //! The mean of some rows, and the rows as deviations from it.
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, ShapeBuilder, s};
+use std::ops::Range;
+
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, ShapeBuilder, s};
 
 use super::block::{Block, on_rows};
 use crate::linalg::{Scalar, zeros};
@@ -120,18 +122,26 @@ fn in_room<T: Scalar>(mut room: Vec<T>, rows: usize, columns: usize) -> Array2<T
 
 /// Adds the distances of rows from the origin to the offset; the first row of all is the origin.
 fn add_distances<F: Scalar>(rows: ArrayView2<F>, mean: &mut Mean) {
-    for row in rows.rows() {
-        if mean.origin.is_empty() {
-            mean.origin = row.iter().map(|x| x.as_f64()).collect();
-        }
-        for ((sum, x), origin) in mean.offset.iter_mut().zip(row).zip(&mean.origin) {
-            *sum += x.as_f64() - origin;
+    /// Columns whose sums stay in the first-level cache.
+    const COLUMNS: usize = 1024;
+    let rows = rows.as_standard_layout();
+    if mean.origin.is_empty() && rows.nrows() > 0 {
+        mean.origin = rows.row(0).iter().map(|x| x.as_f64()).collect();
+    }
+    for start in (0..rows.ncols()).step_by(COLUMNS) {
+        let columns = start..(start + COLUMNS).min(rows.ncols());
+        for row in rows.rows() {
+            let sums = mean.offset[columns.clone()].iter_mut();
+            let origins = &mean.origin[columns.clone()];
+            for ((sum, x), origin) in sums.zip(part(&row, columns.clone())).zip(origins) {
+                *sum += x.as_f64() - origin;
+            }
         }
     }
 }
 
-/// Writes the deviations of rows, stored by rows, to `to`, stored by columns, through a tile that
-/// stays in the first-level cache; adds them to `rest`.
+/// Writes the deviations of rows to `to`, stored by columns, through a tile that stays in the
+/// first-level cache; adds them to `rest`.
 fn transpose_deviations<F: Scalar, T: Scalar>(
     rows: ArrayView2<F>,
     mean: &Mean,
@@ -140,28 +150,38 @@ fn transpose_deviations<F: Scalar, T: Scalar>(
 ) {
     const SIDE: usize = 32;
     let mut tile = [[T::zero(); SIDE]; SIDE];
+    let rows = rows.as_standard_layout();
     for (index, strip) in rows.axis_chunks_iter(Axis(0), SIDE).enumerate() {
         for start in (0..rest.len()).step_by(SIDE) {
-            let end = (start + SIDE).min(rest.len());
+            let columns = start..(start + SIDE).min(rest.len());
+            let origins = &mean.origin[columns.clone()];
+            let offsets = &mean.offset[columns.clone()];
             for (row, line) in strip.rows().into_iter().zip(&mut tile) {
-                let row = row.slice_move(s![start..end]);
-                let means = mean.origin[start..end].iter().zip(&mean.offset[start..end]);
-                let sums = rest[start..end].iter_mut().zip(line);
-                for ((x, (origin, offset)), (rest, place)) in row.iter().zip(means).zip(sums) {
+                let means = origins.iter().zip(offsets);
+                let sums = rest[columns.clone()].iter_mut().zip(line);
+                let numbers = part(&row, columns.clone()).iter();
+                for ((x, (origin, offset)), (rest, place)) in numbers.zip(means).zip(sums) {
                     let deviation = (x.as_f64() - origin) - offset;
                     *rest += deviation;
                     *place = T::of_f64(deviation);
                 }
             }
             let first = index * SIDE;
-            let mut corner = to.slice_mut(s![first..first + strip.nrows(), start..end]);
+            let mut corner = to.slice_mut(s![first..first + strip.nrows(), columns]);
             for (j, mut column) in corner.columns_mut().into_iter().enumerate() {
+                let column = column.as_slice_mut().expect("columns in one piece");
                 for (x, line) in column.iter_mut().zip(&tile) {
                     *x = line[j];
                 }
             }
         }
     }
+}
+
+/// Some numbers of a row that lies in one piece. Loops over slices are the ones that the compiler
+/// makes vectors of.
+fn part<'a, F>(row: &'a ArrayView1<F>, columns: Range<usize>) -> &'a [F] {
+    &row.as_slice().expect("rows in one piece")[columns]
 }
 
 #[cfg(test)]
