@@ -155,8 +155,8 @@ fn r_factors(quick: bool) {
     };
     for (n, d) in shapes {
         let blocks = Blocks::new(n, d);
-        let (product, double) = (product_rate::<f64>(d), blocks.r_seconds::<f64>());
-        let (single_product, single) = (product_rate::<f32>(d), blocks.r_seconds::<f32>());
+        let (product, double) = (product_rate::<f64>(d), blocks.r_seconds(Precision::F64));
+        let (single_product, single) = (product_rate::<f32>(d), blocks.r_seconds(Precision::F32));
         for (precision, product, seconds) in
             [("f64", product, double), ("f32", single_product, single)]
         {
@@ -242,12 +242,12 @@ impl Blocks {
     }
 
     /// Seconds of the R factor.
-    fn r_seconds<T: Scalar>(&self) -> f64 {
+    fn r_seconds(&self, precision: Precision) -> f64 {
         let owner_of_block = vec![0; self.rows_per_block.len()];
         let rows = self.rows(&owner_of_block);
         median(|| {
             let mut read = |block: usize| Ok(self.blocks[block].clone().into());
-            drop(pca::r_factor::<T>(&Alone, &rows, &mut read).expect("finite rows"));
+            drop(pca::r_factor(&Alone, &rows, &mut read, precision).expect("finite rows"));
         })
     }
 

@@ -325,7 +325,7 @@ pub struct PcaOptions {
     pub verify: Option<bool>,
     /// Of the factorisation [default: f64]
     ///
-    /// f32 takes 60 to 85 % of the time and half the memory.
+    /// f32 takes about 60 % of the time.
     #[arg(
         long,
         value_enum,

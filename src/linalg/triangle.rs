@@ -1,4 +1,4 @@
-//! Upper triangles: products, solutions, Cholesky. The foreign calls of BLAS and LAPACK for them.
+//! Upper triangles: products, solutions, Gram matrices, Cholesky. The foreign calls of BLAS and LAPACK for them.
 //!
 //! Views are stored by columns, with any distance between columns. Wrong shapes or storage are
 //! defects of the caller and panic.
@@ -12,6 +12,18 @@ use super::blas::{Transpose, gemm, shape};
 use super::{LinalgError, by_columns, lapack};
 
 unsafe extern "C" {
+    fn dsyrk_(
+        triangle: *const c_char,
+        transpose: *const c_char,
+        n: *const c_int,
+        k: *const c_int,
+        alpha: *const f64,
+        a: *const f64,
+        leading_a: *const c_int,
+        beta: *const f64,
+        c: *mut f64,
+        leading_c: *const c_int,
+    );
     fn dtrmm_(
         side: *const c_char,
         triangle: *const c_char,
@@ -43,6 +55,9 @@ unsafe extern "C" {
 /// Rows and columns of the tiles that threads share out. They have fixed places, so the bits do not
 /// depend on the threads.
 const TILE: usize = 256;
+
+/// [`TILE`] of [`gram`], whose products are long: wider ones share more of what is packed.
+const GRAM_TILE: usize = 512;
 
 /// `op(r) x` for an upper triangle r `[n, n]` and x `[n, k]`, stored by columns.
 pub fn product(
@@ -127,23 +142,149 @@ fn triangle(
     Ok(())
 }
 
+/// The upper triangle of `a a^T`, for a `[n, m]`, into g `[n, n]`, whose other entries stay as they are.
+/// m n^2 operations.
+pub fn gram(a: ArrayView2<f64>, mut g: ArrayViewMut2<f64>) -> Result<(), LinalgError> {
+    assert_eq!(g.dim(), (a.nrows(), a.nrows()), "gram: shapes");
+    let strips = g.axis_chunks_iter_mut(Axis(1), GRAM_TILE).enumerate();
+    let tiles: Vec<_> = strips
+        .flat_map(|(column, strip)| {
+            let tiles = split_rows(strip, GRAM_TILE).into_iter().enumerate();
+            tiles
+                .take(column + 1)
+                .map(move |(row, tile)| (row * GRAM_TILE, column * GRAM_TILE, tile))
+        })
+        .collect();
+    tiles.into_par_iter().try_for_each(|(row, column, tile)| {
+        let (left, right) = (
+            a.slice(s![row..row + tile.nrows(), ..]),
+            a.slice(s![column..column + tile.ncols(), ..]),
+        );
+        if row == column {
+            return syrk(left, tile);
+        }
+        let (left, right) = ((left, Transpose::No), (right, Transpose::Yes));
+        gemm(1.0, left, right, 0.0, tile)
+    })
+}
+
+/// The runs of `height` rows of a matrix.
+fn split_rows(mut a: ArrayViewMut2<f64>, height: usize) -> Vec<ArrayViewMut2<f64>> {
+    let mut runs = Vec::new();
+    while a.nrows() > height {
+        let (run, rest) = a.split_at(Axis(0), height);
+        runs.push(run);
+        a = rest;
+    }
+    runs.push(a);
+    runs
+}
+
+/// The upper triangle of `a a^T`, for a `[n, m]`, into c `[n, n]`.
+fn syrk(a: ArrayView2<f64>, mut c: ArrayViewMut2<f64>) -> Result<(), LinalgError> {
+    const NAME: &str = "dsyrk";
+    let (n, m, leading_a) = shape(NAME, a)?;
+    let (_, _, leading_c) = shape(NAME, c.view())?;
+    assert_eq!(c.dim(), (a.nrows(), a.nrows()), "{NAME}: shapes");
+    // SAFETY: a is n x m and c is n x n, checked above, at the distances that `shape` found; c is
+    // borrowed alone.
+    unsafe {
+        dsyrk_(
+            &(b'U' as c_char),
+            &Transpose::No.letter(),
+            &n,
+            &m,
+            &1.0,
+            a.as_ptr(),
+            &leading_a,
+            &0.0,
+            c.as_mut_ptr(),
+            &leading_c,
+        );
+    }
+    Ok(())
+}
+
 /// Whether a symmetric matrix `[n, n]`, of which the upper triangle counts, is positive definite:
 /// whether its Cholesky factorisation exists. The matrix is destroyed. n^3 / 3 operations.
-pub fn is_positive_definite(mut a: ArrayViewMut2<f64>) -> Result<bool, LinalgError> {
+pub fn is_positive_definite(a: ArrayViewMut2<f64>) -> Result<bool, LinalgError> {
+    eliminate(a, |_, corner| Ok(factors(corner)?.then(Vec::new)))
+}
+
+/// An upper triangle R with `R^T R = a`, in place of a symmetric matrix `[n, n]`, positive semidefinite but for
+/// rounding, of which the upper triangle counts. n^3 / 3 operations.
+///
+/// A row whose pivot is no larger than n eps times the diagonal entry that it began with is nothing but
+/// rounding, and becomes zero: to the vectors whose products a holds, that is a change of sqrt(n eps) of
+/// one of them (Higham, "Analysis of the Cholesky decomposition of a semi-definite matrix", 1990).
+pub fn cholesky(mut a: ArrayViewMut2<f64>) -> Result<(), LinalgError> {
+    let part = a.nrows() as f64 * f64::EPSILON;
+    let least: Vec<f64> = a.diag().iter().map(|x| part * x).collect();
+    eliminate(a.view_mut(), |start, corner| {
+        Ok(Some(semidefinite(corner, &least[start..])))
+    })?;
+    for (j, mut column) in a.columns_mut().into_iter().enumerate() {
+        column.slice_mut(s![j + 1..]).fill(0.0);
+    }
+    Ok(())
+}
+
+/// [`cholesky`] of a corner `[b, b]`, with the least pivots of its rows. Returns the rows that became zero,
+/// which have a one on their diagonal.
+fn semidefinite(mut a: ArrayViewMut2<f64>, least: &[f64]) -> Vec<usize> {
+    let mut zeros = Vec::new();
+    for j in 0..a.ncols() {
+        let (done, mut column) = a.view_mut().split_at(Axis(1), j);
+        let mut column = column.column_mut(0);
+        let mut nulls = zeros.iter().peekable();
+        for i in 0..j {
+            column[i] = if nulls.next_if_eq(&&i).is_some() {
+                0.0
+            } else {
+                let known = done.slice(s![..i, i]).dot(&column.slice(s![..i]));
+                (column[i] - known) / done[[i, i]]
+            };
+        }
+        let above = column.slice(s![..j]);
+        let pivot = column[j] - above.dot(&above);
+        if pivot > least[j] {
+            column[j] = pivot.sqrt();
+        } else {
+            column[j] = 1.0;
+            zeros.push(j);
+        }
+    }
+    zeros
+}
+
+/// Gaussian elimination of a symmetric matrix by tiles. `factor` takes the first row of a corner and the
+/// corner, and puts its Cholesky factor in its place. It returns the rows that are to be zero and have a one
+/// on their diagonal, or `None` to end it; then this returns `false`.
+fn eliminate(
+    mut a: ArrayViewMut2<f64>,
+    factor: impl Fn(usize, ArrayViewMut2<f64>) -> Result<Option<Vec<usize>>, LinalgError>,
+) -> Result<bool, LinalgError> {
     let n = a.nrows();
     for start in (0..n).step_by(TILE) {
         let end = (start + TILE).min(n);
-        if !factors(a.slice_mut(s![start..end, start..end]))? {
+        let Some(zeros) = factor(start, a.slice_mut(s![start..end, start..end]))? else {
             return Ok(false);
-        }
+        };
         let (above, below) = a.view_mut().split_at(Axis(0), end);
-        let (corner, mut right) = above
+        let (mut corner, mut right) = above
             .slice_move(s![start.., start..])
             .split_at(Axis(1), end - start);
         let tiles: Vec<_> = right.axis_chunks_iter_mut(Axis(1), TILE).collect();
-        tiles
-            .into_par_iter()
-            .try_for_each(|tile| trsm((corner.view(), Transpose::Yes), tile))?;
+        tiles.into_par_iter().try_for_each(|mut tile| {
+            trsm((corner.view(), Transpose::Yes), tile.view_mut())?;
+            for &row in &zeros {
+                tile.row_mut(row).fill(0.0);
+            }
+            Ok(())
+        })?;
+        for row in zeros {
+            corner[[row, row]] = 0.0;
+        }
         let mut below = below.slice_move(s![.., end..]);
         let tiles = below.axis_chunks_iter_mut(Axis(1), TILE).enumerate();
         let tiles: Vec<_> = tiles.collect();
@@ -230,6 +371,49 @@ mod tests {
             let mut shifted = by_columns((&square + &(Array2::<f64>::eye(700) * least)).view());
             shifted[[699, 0]] = f64::NAN;
             assert_eq!(is_positive_definite(shifted.view_mut()).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn gram_matrices_are_those_of_the_definition() {
+        for (m, n) in [(0, 3), (1, 1), (40, 7), (30, 513), (9, 1100)] {
+            let a = by_columns(hostile::uniform(m, n, 10).view());
+            let mut g = zeros(n, n);
+            g.fill(7.0);
+            gram(by_columns(a.t()).view(), g.view_mut()).unwrap();
+            assert!(close(&upper(&g), &upper(&a.t().dot(&a))), "{m} x {n}");
+        }
+    }
+
+    /// |R^T R - A^T A| stays below 30 n eps |A|^2, with zeros in R for every direction that A lacks.
+    #[test]
+    fn semidefinite_matrices_have_a_cholesky_factor() {
+        for n in [1, 2, 7, 257, 520] {
+            for (name, a) in hostile::all(n + 3, n).into_iter().chain([
+                ("few rows", hostile::uniform(n.div_ceil(2), n, 11)),
+                ("twice the same", {
+                    let half = hostile::uniform(n + 3, n.div_ceil(2), 12);
+                    Array2::from_shape_fn((n + 3, n), |(i, j)| half[[i, j / 2]])
+                }),
+            ]) {
+                if ["huge", "denormal"].contains(&name) {
+                    continue;
+                }
+                let mut r = zeros(n, n);
+                gram(by_columns(a.t()).view(), r.view_mut()).unwrap();
+                cholesky(r.view_mut()).unwrap();
+                assert!(close(&r, &upper(&r)), "{name} {n}");
+                let norm = crate::linalg::norms::frobenius(&a);
+                let squares = &(r.t().dot(&r)) - &(a.t().dot(&a));
+                // A row that was rounding takes its products with it, which are below sqrt(n eps).
+                let limit = 30.0 * (n as f64 * f64::EPSILON).sqrt() * norm * norm;
+                let difference = crate::linalg::norms::frobenius(&squares);
+                assert!(difference <= limit, "{name} {n}: {difference} {limit}");
+                if name == "twice the same" {
+                    let nulls = r.diag().iter().filter(|x| **x == 0.0).count();
+                    assert_eq!(nulls, n / 2, "{n}");
+                }
+            }
         }
     }
 }

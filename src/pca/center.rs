@@ -87,6 +87,37 @@ pub fn subtract_mean<T: Scalar>(mut rows: ArrayViewMut2<T>) -> Mean {
 /// [`subtract_mean`] on a copy of them, `[n, width]`, stored by columns, in two passes over the blocks.
 /// The copy takes the memory of `room` where that is enough.
 pub fn centered<T: Scalar>(blocks: &[Block], width: usize, room: Vec<T>) -> (Array2<T>, Mean) {
+    let (count, mut mean) = uncorrected(blocks, width);
+    let mut deviations = in_room(room, count, width);
+    let mut rest = vec![0.0; width];
+    let mut first = 0;
+    for block in blocks {
+        let to = deviations.slice_mut(s![first..first + block.dim().0, ..]);
+        on_rows!(block, rows => transpose_deviations(rows, &mean, to, &mut rest));
+        first += block.dim().0;
+    }
+    correct(&mut mean, &rest, count);
+    (deviations, mean)
+}
+
+/// [`centered`] in f64 and stored by rows, as the rows of most blocks come: `[n, width]`.
+pub fn centered_by_rows(blocks: &[Block], width: usize, room: Vec<f64>) -> (Array2<f64>, Mean) {
+    let (count, mut mean) = uncorrected(blocks, width);
+    // The transpose of a matrix that is stored by columns is stored by rows.
+    let mut deviations = in_room(room, width, count).reversed_axes();
+    let mut rest = vec![0.0; width];
+    let mut first = 0;
+    for block in blocks {
+        let to = deviations.slice_mut(s![first..first + block.dim().0, ..]);
+        on_rows!(block, rows => copy_deviations(rows, &mean, to, &mut rest));
+        first += block.dim().0;
+    }
+    correct(&mut mean, &rest, count);
+    (deviations, mean)
+}
+
+/// How many rows, and their mean before its correction.
+fn uncorrected(blocks: &[Block], width: usize) -> (usize, Mean) {
     let count = blocks.iter().map(|block| block.dim().0).sum();
     let mut mean = Mean {
         origin: Vec::new(),
@@ -96,18 +127,14 @@ pub fn centered<T: Scalar>(blocks: &[Block], width: usize, room: Vec<T>) -> (Arr
         on_rows!(block, rows => add_distances(rows, &mut mean));
     }
     mean.offset.iter_mut().for_each(|sum| *sum /= count as f64);
-    let mut deviations = in_room(room, count, width);
-    let mut rest = vec![0.0; width];
-    let mut first = 0;
-    for block in blocks {
-        let to = deviations.slice_mut(s![first..first + block.dim().0, ..]);
-        on_rows!(block, rows => transpose_deviations(rows, &mean, to, &mut rest));
-        first += block.dim().0;
-    }
-    for (offset, rest) in mean.offset.iter_mut().zip(&rest) {
+    (count, mean)
+}
+
+/// Adds the mean of the deviations, of which `rest` is the sum.
+fn correct(mean: &mut Mean, rest: &[f64], count: usize) {
+    for (offset, rest) in mean.offset.iter_mut().zip(rest) {
         *offset += rest / count as f64;
     }
-    (deviations, mean)
 }
 
 /// A matrix stored by columns whose numbers are anything, in memory that was touched before if it can be.
@@ -178,6 +205,35 @@ fn transpose_deviations<F: Scalar, T: Scalar>(
     }
 }
 
+/// Writes the deviations of rows to `to`, stored by rows; adds them to `rest`.
+fn copy_deviations<F: Scalar>(
+    rows: ArrayView2<F>,
+    mean: &Mean,
+    mut to: ArrayViewMut2<f64>,
+    rest: &mut [f64],
+) {
+    /// Columns whose means and sums stay in the first-level cache.
+    const COLUMNS: usize = 512;
+    let rows = rows.as_standard_layout();
+    for start in (0..rest.len()).step_by(COLUMNS) {
+        let columns = start..(start + COLUMNS).min(rest.len());
+        let origins = &mean.origin[columns.clone()];
+        let offsets = &mean.offset[columns.clone()];
+        let sums = &mut rest[columns.clone()];
+        for (row, mut line) in rows.rows().into_iter().zip(to.rows_mut()) {
+            let line = line.as_slice_mut().expect("rows in one piece");
+            let means = origins.iter().zip(offsets);
+            let numbers = part(&row, columns.clone()).iter().zip(means);
+            let places = sums.iter_mut().zip(&mut line[columns.clone()]);
+            for ((x, (origin, offset)), (rest, place)) in numbers.zip(places) {
+                let deviation = (x.as_f64() - origin) - offset;
+                *rest += deviation;
+                *place = deviation;
+            }
+        }
+    }
+}
+
 /// Some numbers of a row that lies in one piece. Loops over slices are the ones that the compiler
 /// makes vectors of.
 fn part<'a, F>(row: &'a ArrayView1<F>, columns: Range<usize>) -> &'a [F] {
@@ -243,6 +299,11 @@ mod tests {
                 let centered = centered(&blocks, d, room);
                 assert_eq!(centered, (expected.clone(), mean.clone()));
             }
+            let mut by_rows = centered_by_rows(&blocks, d, vec![7.0; n * d + 3]);
+            assert_eq!(by_rows, (expected.clone(), mean.clone()));
+            by_rows = centered_by_rows(&blocks, d, vec![]);
+            assert!(by_rows.0.is_standard_layout());
+            assert_eq!(by_rows, (expected.clone(), mean.clone()));
             let (single, same) = centered::<f32>(&blocks, d, vec![]);
             assert_eq!((single, same), (expected.mapv(|x| x as f32), mean));
         }

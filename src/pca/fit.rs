@@ -19,7 +19,7 @@ use crate::linalg::Scalar;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// 60 to 85 % of the time, half the memory; singular values to about 7 digits of the largest
+    /// about 60 % of the time; singular values to about 7 digits of the largest
     F32,
     /// singular values to about 15 digits of the largest
     F64,
@@ -151,8 +151,7 @@ pub fn fit(
         (Solver::Randomized, Precision::F64) => {
             randomized::solve::<f64>(comm, rows, &mut read, settings)?
         }
-        (_, Precision::F32) => tsqr::solve::<f32>(comm, rows, &mut read, settings)?,
-        (_, Precision::F64) => tsqr::solve::<f64>(comm, rows, &mut read, settings)?,
+        (Solver::Auto | Solver::Tsqr, _) => tsqr::solve(comm, rows, &mut read, settings)?,
     };
     let Solution {
         mean,

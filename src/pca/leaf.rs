@@ -1,4 +1,5 @@
 //! A set of rows as a node of the tree: how many, their mean, and the R factor of the deviations.
+//! ([`Gram`](super::gram::Gram) has their products in the place of R.)
 
 use ndarray::Array2;
 
@@ -8,6 +9,32 @@ use super::exchange::to_numbers;
 use crate::linalg::{LinalgError, Scalar, qr, zeros};
 
 /// What the tree keeps of a set of rows.
+pub trait TreeNode: Sized + Send + 'static {
+    /// The numbers that a leaf computes with.
+    type Scalar: Scalar;
+
+    /// The node of a leaf: of the rows of `blocks`, n >= 1 in all, of `width` columns. It computes in the memory
+    /// of `room` where that is enough, and returns the memory that it took, for the next leaf.
+    fn from_blocks(
+        blocks: Vec<Block>,
+        width: usize,
+        room: Vec<Self::Scalar>,
+    ) -> Result<(Self, Vec<Self::Scalar>), LinalgError>;
+
+    /// The node of the rows of both.
+    fn merge(self, later: Self) -> Result<Self, LinalgError>;
+
+    /// The node as bytes.
+    fn to_message(&self) -> Vec<u8>;
+
+    /// Reads what [`TreeNode::to_message`] wrote.
+    fn from_message(message: &[u8]) -> Self;
+
+    /// The same node with its R factor in f64.
+    fn into_factor(self) -> Result<Node<f64>, LinalgError>;
+}
+
+/// What the tree keeps of a set of rows: count, mean and R.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node<T> {
     /// How many rows.
@@ -18,11 +45,11 @@ pub struct Node<T> {
     pub r: Array2<T>,
 }
 
-impl<T: Scalar> Node<T> {
-    /// The node of a leaf: of the rows of `blocks`, n >= 1 in all, of `width` columns. 2 d^2 (n - d / 3)
-    /// operations. It computes in the memory of `room` where that is enough, and returns the memory
-    /// that it took, for the next leaf.
-    pub fn from_blocks(
+impl<T: Scalar> TreeNode for Node<T> {
+    type Scalar = T;
+
+    /// 2 d^2 (n - d / 3) operations.
+    fn from_blocks(
         blocks: Vec<Block>,
         width: usize,
         room: Vec<T>,
@@ -39,37 +66,25 @@ impl<T: Scalar> Node<T> {
         Ok((node, factored.into_memory()))
     }
 
-    /// The node of the rows of both: QR of `[R_a; w (mean_b - mean_a); R_b]` with
-    /// w^2 = n_a n_b / (n_a + n_b), by which the squares of the deviations from the common mean
-    /// exceed those from the two means (Chan, Golub and LeVeque, "Algorithms for computing the
-    /// sample variance", 1983). 2/3 d^3 operations.
-    pub fn merge(self, later: Self) -> Result<Self, LinalgError> {
-        let (n_a, n_b) = (self.rows as f64, later.rows as f64);
-        let part = n_b / (n_a + n_b);
-        let distance = self.mean.distance_to(&later.mean);
-        let width = distance.len();
-        let weight = (n_a * part).sqrt();
-        let mut between = zeros(1, width);
+    /// QR of `[R_a; w (mean_b - mean_a); R_b]` with the weight w of [`Joined`]. 2/3 d^3 operations.
+    fn merge(self, later: Self) -> Result<Self, LinalgError> {
+        let Joined {
+            rows,
+            mean,
+            distance,
+        } = Joined::new((self.rows, self.mean), (later.rows, &later.mean));
+        let mut between = zeros(1, distance.len());
         between
             .iter_mut()
             .zip(&distance)
-            .for_each(|(x, y)| *x = T::of_f64(weight * y));
+            .for_each(|(x, y)| *x = T::of_f64(*y));
         let (r, _) = qr::Merged::new(square(self.r), &between, &square(later.r))?;
-        let Mean { origin, mut offset } = self.mean;
-        offset
-            .iter_mut()
-            .zip(&distance)
-            .for_each(|(x, y)| *x += part * y);
-        Ok(Node {
-            rows: self.rows + later.rows,
-            mean: Mean { origin, offset },
-            r,
-        })
+        Ok(Node { rows, mean, r })
     }
 
-    /// The node as bytes: rows, height and width of R, the mean twice `[d]`, all as f64, then the
-    /// columns of R down to the diagonal; [`Node::message_bytes`] in all.
-    pub fn to_message(&self) -> Vec<u8> {
+    /// Rows, height and width of R, the mean twice `[d]`, all as f64, then the columns of R down to the
+    /// diagonal; [`Node::message_bytes`] in all.
+    fn to_message(&self) -> Vec<u8> {
         let (height, width) = self.r.dim();
         let mut message = Vec::with_capacity(Self::message_bytes(height, width) as usize);
         let head = [self.rows as f64, height as f64, width as f64];
@@ -86,14 +101,7 @@ impl<T: Scalar> Node<T> {
         message
     }
 
-    /// The length of the message of a node whose R is `[height, width]`: d^2 / 2 numbers and little more.
-    pub fn message_bytes(height: usize, width: usize) -> u64 {
-        let triangle = height * (height + 1) / 2 + (width - height) * height;
-        (f64::BYTES * (3 + 2 * width) + T::BYTES * triangle) as u64
-    }
-
-    /// Reads what [`Node::to_message`] wrote.
-    pub fn from_message(message: &[u8]) -> Self {
+    fn from_message(message: &[u8]) -> Self {
         let (head, rest) = message.split_at(3 * f64::BYTES);
         let head: Vec<f64> = to_numbers(head);
         let (height, width) = (head[1] as usize, head[2] as usize);
@@ -108,6 +116,59 @@ impl<T: Scalar> Node<T> {
             r: unpack(&to_numbers::<T>(packed), height, width),
         }
     }
+
+    fn into_factor(self) -> Result<Node<f64>, LinalgError> {
+        let Node { rows, mean, r } = self;
+        let r = in_f64(&r);
+        Ok(Node { rows, mean, r })
+    }
+}
+
+impl<T: Scalar> Node<T> {
+    /// The length of the message of a node whose R is `[height, width]`: d^2 / 2 numbers and little more.
+    pub fn message_bytes(height: usize, width: usize) -> u64 {
+        let triangle = height * (height + 1) / 2 + (width - height) * height;
+        (f64::BYTES * (3 + 2 * width) + T::BYTES * triangle) as u64
+    }
+}
+
+/// The count and the mean of two sets of rows together, and by what their deviations grow.
+pub struct Joined {
+    /// How many rows.
+    pub rows: u64,
+    /// Their mean.
+    pub mean: Mean,
+    /// w (mean_b - mean_a) with w^2 = n_a n_b / (n_a + n_b): by its squares the squares of the deviations from
+    /// the common mean exceed those from the two means (Chan, Golub and LeVeque, "Algorithms for computing the
+    /// sample variance", 1983). `[d]`
+    pub distance: Vec<f64>,
+}
+
+impl Joined {
+    /// Of the rows before and the rows after.
+    pub fn new((rows_a, mean_a): (u64, Mean), (rows_b, mean_b): (u64, &Mean)) -> Joined {
+        let (n_a, n_b) = (rows_a as f64, rows_b as f64);
+        let part = n_b / (n_a + n_b);
+        let weight = (n_a * part).sqrt();
+        let mut distance = mean_a.distance_to(mean_b);
+        let Mean { origin, mut offset } = mean_a;
+        for (offset, distance) in offset.iter_mut().zip(&mut distance) {
+            *offset += part * *distance;
+            *distance *= weight;
+        }
+        Joined {
+            rows: rows_a + rows_b,
+            mean: Mean { origin, offset },
+            distance,
+        }
+    }
+}
+
+/// A triangle in f64, which the little that is left to do costs nothing more.
+pub fn in_f64<T: Scalar>(r: &Array2<T>) -> Array2<f64> {
+    let mut wide = zeros(r.nrows(), r.ncols());
+    wide.zip_mut_with(r, |wide, x| *wide = x.as_f64());
+    wide
 }
 
 /// The entries of an upper trapezoid `[height, width]` on and above the diagonal, by columns.

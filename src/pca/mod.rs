@@ -6,6 +6,7 @@
 //! - `block`: the rows of a block as they come, in either precision;
 //! - `center`: mean and deviations of some rows, without loss for constant or large columns;
 //! - `leaf`: a set of rows as count, mean and R factor, and the merge of two of them;
+//! - `gram`: the same with products in f64 in the place of an R factor in f32;
 //! - `tree`: the schedule of the merges, as data;
 //! - `solver`: which solver, from shape and memory;
 //! - `tsqr`, `wide`: the solvers for many rows and for many columns; they walk the schedule;
@@ -25,6 +26,7 @@ mod decompose;
 mod evidence;
 mod exchange;
 mod fit;
+mod gram;
 mod leaf;
 mod model;
 mod project;

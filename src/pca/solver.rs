@@ -42,7 +42,7 @@ const BLOCK_ROWS: f64 = 128.0;
 /// threads of each of `ranks` ranks, counted, not measured.
 ///
 /// With `tsqr` they do not depend on the number of rows: for each leaf in work 2 d rows, as they came
-/// (f32) and in the precision of the factorisation, for one more the rows as they came, and four
+/// (f32) and in the precision of the factorisation (of products f64), for one more the rows as they came, and four
 /// triangles of d x d. With `wide` they are this rank's columns of all rows, twice beside their
 /// orthogonal factor, and three matrices of n x n. With `randomized` they are a few matrices of d
 /// rows and as many columns as there are random directions, and two blocks of rows.
@@ -52,6 +52,7 @@ pub fn memory_bytes(
     (n, d): (usize, usize),
     (ranks, threads): (usize, usize),
 ) -> f64 {
+    let products = tsqr::by_products(settings.precision, (n, d));
     let number = settings.precision.bytes() as f64;
     let at_once = tsqr::leaves_at_once(d, threads) as f64;
     let directions = match settings.components {
@@ -64,6 +65,7 @@ pub fn memory_bytes(
         Solver::Wide => number * (3.0 * n * d / ranks + 3.0 * n * n),
         Solver::Auto | Solver::Tsqr => {
             let raw = f32::BYTES as f64;
+            let number = if products { f64::BYTES as f64 } else { number };
             let leaf = n.min(2.0 * d) * d;
             let leaves = (n / (2.0 * d)).ceil().min(at_once);
             leaves * (number + raw) * leaf + raw * leaf + 4.0 * number * d * d

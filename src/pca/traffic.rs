@@ -113,7 +113,11 @@ pub fn predicted_bytes(
                     }
                     Step::Merge { merge, at, from } if at != from => {
                         let height = heights[merge.right].min(rows.width);
+                        let shape = (rows.total(), rows.width);
                         sent[from] += match precision {
+                            _ if tsqr::by_products(precision, shape) => {
+                                Node::<f64>::message_bytes(rows.width, rows.width)
+                            }
                             Precision::F32 => Node::<f32>::message_bytes(height, rows.width),
                             Precision::F64 => Node::<f64>::message_bytes(height, rows.width),
                         };

@@ -17,13 +17,14 @@ use super::decompose::{self, decompose};
 use super::evidence::{self, Evidence};
 use super::exchange::Exchange;
 use super::fit::{
-    PcaSettings, Read, Rows, Solution, broadcast_components, check_rows, read_checked,
+    PcaSettings, Precision, Read, Rows, Solution, broadcast_components, check_rows, read_checked,
 };
-use super::leaf::Node;
+use super::gram::Gram;
+use super::leaf::{Node, TreeNode};
 use super::spectrum::Spectrum;
 use super::tree::{Merge, Plan, Step, take};
 use crate::linalg::partial_svd::Side;
-use crate::linalg::{LinalgError, Scalar, norms, sign, zeros};
+use crate::linalg::{LinalgError, Scalar, norms, sign};
 
 /// Leaves have at least this many rows for each column. The height of a leaf does not change the
 /// count of operations, 2 d^2 a row with its share of the merges; at 2 most of them run in the QR of
@@ -46,16 +47,21 @@ pub(super) fn plan(rows: &Rows) -> Plan {
     Plan::new(rows.rows_per_block, rows.owner_of_block, enough)
 }
 
+/// Whether the nodes of n rows of d columns hold products ([`Gram`]) in the place of R factors. Of fewer rows
+/// than columns R is the smaller one.
+pub(super) fn by_products(precision: Precision, (n, d): (usize, usize)) -> bool {
+    precision == Precision::F32 && n >= d
+}
+
 /// Solves by the tree over rows. Correct for N < d too, with R of N rows on one rank.
-pub(super) fn solve<T: Scalar>(
+pub(super) fn solve(
     comm: &impl Exchange,
     rows: &Rows,
     read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
     settings: &PcaSettings,
 ) -> Result<Solution, PcaError> {
     let plan = plan(rows);
-    let root = reduce::<T>(comm, &plan, rows, read)?;
-    let decomposed = root
+    let decomposed = root(comm, &plan, rows, read, settings.precision)?
         .map(|node| solve_node(node, settings, rows))
         .transpose()?;
     share(comm, plan.root_rank, decomposed, rows, settings)
@@ -67,28 +73,47 @@ pub(super) fn solve<T: Scalar>(
 ///
 /// # Errors
 /// As those of [`fit()`](super::fit()).
-pub fn r_factor<T: Scalar>(
+pub fn r_factor(
     comm: &impl Exchange,
     rows: &Rows,
     read: &mut Read,
-) -> Result<Option<Array2<T>>, PcaError> {
+    precision: Precision,
+) -> Result<Option<Array2<f64>>, PcaError> {
     check_rows(rows)?;
     let mut read = |block: usize| read_checked(rows, read, block);
-    Ok(reduce::<T>(comm, &plan(rows), rows, &mut read)?.map(|root| root.r))
+    let root = root(comm, &plan(rows), rows, &mut read, precision)?;
+    Ok(root.map(|root| root.r))
 }
 
-/// Walks the plan; the rank of the root gets the node of all rows.
-fn reduce<T: Scalar>(
+/// The node of all rows, on the rank of the root.
+fn root(
     comm: &impl Exchange,
     plan: &Plan,
     rows: &Rows,
     read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
-) -> Result<Option<Node<T>>, PcaError> {
+    precision: Precision,
+) -> Result<Option<Node<f64>>, PcaError> {
+    match precision {
+        Precision::F32 if by_products(precision, (rows.total(), rows.width)) => {
+            reduce::<Gram>(comm, plan, rows, read)
+        }
+        Precision::F32 => reduce::<Node<f32>>(comm, plan, rows, read),
+        Precision::F64 => reduce::<Node<f64>>(comm, plan, rows, read),
+    }
+}
+
+/// Walks the plan; the rank of the root gets the node of all rows.
+fn reduce<N: TreeNode>(
+    comm: &impl Exchange,
+    plan: &Plan,
+    rows: &Rows,
+    read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
+) -> Result<Option<Node<f64>>, PcaError> {
     let me = comm.rank();
     let mut blocks: BTreeMap<usize, Block> = BTreeMap::new();
     rayon::in_place_scope(|scope| {
         let mine = |step: &&Step| matches!(step, Step::Factor { rank, .. } if *rank == me);
-        let mut nodes = Nodes::new(
+        let mut nodes = Nodes::<N>::new(
             scope,
             leaves_at_once(rows.width, rayon::current_num_threads()),
             plan.steps.iter().filter(mine).count(),
@@ -117,7 +142,7 @@ fn reduce<T: Scalar>(
                 Step::Merge { merge, at, from } if at == me && from == me => nodes.merge(merge)?,
                 Step::Merge { merge, at, from } if at == me => {
                     nodes.wait_for(merge.left)?;
-                    let right = Node::from_message(&comm.receive_bytes(from));
+                    let right = N::from_message(&comm.receive_bytes(from));
                     nodes.made.insert(merge.right, right);
                     nodes.merge(merge)?;
                 }
@@ -135,22 +160,23 @@ fn reduce<T: Scalar>(
         while nodes.running > 0 {
             nodes.wait()?;
         }
-        Ok(nodes.made.pop_first().map(|(_, root)| root))
+        let root = nodes.made.pop_first().map(|(_, root)| root.into_factor());
+        Ok(root.transpose()?)
     })
 }
 
 /// What a task of the pool hands back: the node it made, whether it is a leaf, and the memory that it
 /// no longer needs.
-struct Made<T> {
+struct Made<N: TreeNode> {
     node: usize,
     is_leaf: bool,
-    result: Result<(Node<T>, Vec<T>), LinalgError>,
+    result: Result<(N, Vec<N::Scalar>), LinalgError>,
 }
 
 /// The nodes of a rank: those that are made, and the tasks that make more of them.
-struct Nodes<'scope, 'env, T> {
+struct Nodes<'scope, 'env, N: TreeNode> {
     scope: &'scope rayon::Scope<'env>,
-    made: BTreeMap<usize, Node<T>>,
+    made: BTreeMap<usize, N>,
     /// Merges inside this rank whose children are not both made.
     waiting: Vec<Merge>,
     /// Tasks in the pool, and how many of them factor leaves.
@@ -160,12 +186,12 @@ struct Nodes<'scope, 'env, T> {
     /// Leaves that are yet to be factored.
     leaves_left: usize,
     /// Memory of leaves that are done, for those that come.
-    spare: Vec<Vec<T>>,
-    sender: Sender<Made<T>>,
-    receiver: Receiver<Made<T>>,
+    spare: Vec<Vec<N::Scalar>>,
+    sender: Sender<Made<N>>,
+    receiver: Receiver<Made<N>>,
 }
 
-impl<'scope, 'env, T: Scalar> Nodes<'scope, 'env, T> {
+impl<'scope, 'env, N: TreeNode> Nodes<'scope, 'env, N> {
     fn new(scope: &'scope rayon::Scope<'env>, most_leaves: usize, leaves_left: usize) -> Self {
         let (sender, receiver) = channel();
         Nodes {
@@ -190,7 +216,7 @@ impl<'scope, 'env, T: Scalar> Nodes<'scope, 'env, T> {
         self.leaves += 1;
         self.leaves_left -= 1;
         let room = self.spare.pop().unwrap_or_default();
-        self.spawn(leaf, true, move || Node::from_blocks(blocks, width, room));
+        self.spawn(leaf, true, move || N::from_blocks(blocks, width, room));
         Ok(())
     }
 
@@ -217,10 +243,8 @@ impl<'scope, 'env, T: Scalar> Nodes<'scope, 'env, T> {
         &mut self,
         node: usize,
         is_leaf: bool,
-        work: impl FnOnce() -> Result<(Node<T>, Vec<T>), LinalgError> + Send + 'static,
-    ) where
-        T: 'static,
-    {
+        work: impl FnOnce() -> Result<(N, Vec<N::Scalar>), LinalgError> + Send + 'static,
+    ) {
         self.running += 1;
         let sender = self.sender.clone();
         self.scope.spawn(move |_| {
@@ -253,7 +277,7 @@ impl<'scope, 'env, T: Scalar> Nodes<'scope, 'env, T> {
     }
 
     /// The next result. A thread of the pool itself, which a caller may be, works instead of waiting.
-    fn receive(&self) -> Made<T> {
+    fn receive(&self) -> Made<N> {
         loop {
             match self.receiver.try_recv() {
                 Ok(made) => return made,
@@ -279,22 +303,10 @@ struct Solved {
     evidence: Evidence,
 }
 
-/// A triangle in f64, which the little that is left to do costs nothing more.
-pub(super) fn in_f64<T: Scalar>(r: &Array2<T>) -> Array2<f64> {
-    let mut wide = zeros(r.nrows(), r.ncols());
-    wide.zip_mut_with(r, |wide, x| *wide = x.as_f64());
-    wide
-}
-
 /// The SVD of R, after its columns are divided by their standard deviations where asked: with
 /// X = QR, the SVD of X D is that of R D with Q in front.
-fn solve_node<T: Scalar>(
-    node: Node<T>,
-    settings: &PcaSettings,
-    layout: &Rows,
-) -> Result<Solved, PcaError> {
-    let Node { rows, mean, r } = node;
-    let mut r = in_f64(&r);
+fn solve_node(node: Node<f64>, settings: &PcaSettings, layout: &Rows) -> Result<Solved, PcaError> {
+    let Node { rows, mean, mut r } = node;
     let scale = if settings.standardize {
         standard_deviations(norms::of_columns(r.view()), rows as usize)
     } else {

@@ -31,10 +31,11 @@ use super::decompose::{Decomposed, decompose};
 use super::evidence::{self, Evidence};
 use super::exchange::Exchange;
 use super::fit::{PcaSettings, Rows, Solution, broadcast_components};
-use super::leaf::{pack, unpack};
+use super::leaf::{in_f64, pack, unpack};
 use super::spectrum::{Choice, Spectrum};
 use super::tree::{Merge, Plan, Step, even_runs, partner, take};
-use super::tsqr::{in_f64, standard_deviations};
+
+use super::tsqr::standard_deviations;
 use crate::linalg::partial_svd::Side;
 use crate::linalg::{Scalar, norms, qr, sign, zeros};
 
