@@ -136,7 +136,10 @@ fn building_blocks(d: usize) -> Rates {
     row(&format!("SVD of R, all {d} values"), full, None);
     let k = d / 40;
     let partial = median(|| {
-        drop(leading(&r, Side::Right, Wanted::Count(k), d / 3).expect("a finite triangle"));
+        drop(
+            leading(&r, Side::Right, Wanted::Count(k), d / 3, f64::EPSILON)
+                .expect("a finite triangle"),
+        );
     });
     row(&format!("SVD of R, the {k} largest values"), partial, None);
     Rates {

@@ -13,7 +13,7 @@
 //! - that no other singular value is larger than the smallest found: with the k triplets taken out,
 //!   `t^2 I - (R R^T - U S^2 U^T)` has a Cholesky factor for a t just above s_k. A Cholesky
 //!   factorisation that runs to its end proves that (Rump, "Verification of positive definiteness",
-//!   2006) up to rounding of n eps s_1^2, which t covers;
+//!   2006) up to rounding of n eps s_1^2, and up to what the residuals leave of the triplets, which t covers;
 //! - that the smallest value found is not so small that this rounding would hide another: then
 //!   only all values together tell.
 
@@ -32,7 +32,7 @@ const BLOCK: usize = 32;
 /// A basis consists of at least this many blocks, or the values would have no time to converge.
 const LEAST_BLOCKS: usize = 8;
 
-/// The residual that counts as converged is this many units of eps sqrt(n) of the largest value.
+/// The residual that counts as converged is this many units of sqrt(n) times the wanted accuracy of the largest value.
 const UNITS: f64 = 8.0;
 
 /// How much more of the basis there must be before convergence is looked at again: the SVD of T
@@ -83,7 +83,8 @@ pub enum Outcome {
 }
 
 /// The leading singular values of an upper triangle `r`, `[n, n]`, stored by columns, and the
-/// vectors of one side. `most` is the size of the basis at which it gives up.
+/// vectors of one side. `most` is the size of the basis at which it gives up. `accuracy` is that of r, relative to
+/// its largest singular value: no less than eps, and more where r itself is not as good as that.
 ///
 /// About 2 n^2 m + 8 n m^2 operations for a basis of m, and 2/3 n^3 for the proof. The start is the
 /// same every time, so equal input gives equal bits.
@@ -92,6 +93,7 @@ pub fn leading(
     side: Side,
     wanted: Wanted,
     most: usize,
+    accuracy: f64,
 ) -> Result<Outcome, LinalgError> {
     let n = r.nrows();
     let norm = norms::frobenius(r);
@@ -102,16 +104,25 @@ pub fn leading(
     let unit = norm.log2().floor().exp2();
     let scaled = r / unit;
     let norm = norm / unit;
+    let tolerance = UNITS * accuracy * (n as f64).sqrt();
     // The search has many short steps and leaves threads idle, which the squares for the proof need.
     let (search, squares) = rayon::join(
-        || search(scaled.view(), side, wanted, most.min(n / 2), norm),
+        || {
+            search(
+                scaled.view(),
+                side,
+                wanted,
+                most.min(n / 2),
+                (norm, tolerance),
+            )
+        },
         || minus_squares(scaled.view()),
     );
     let (krylov, k) = match search? {
         Search::Converged(krylov, k) => (krylov, k),
         Search::GaveUp(reason) => return Ok(Outcome::GaveUp(reason)),
     };
-    Ok(match krylov.finish(k, squares?)? {
+    Ok(match krylov.finish(k, squares?, tolerance)? {
         Found::Proven(mut found) => {
             found.values.iter_mut().for_each(|value| *value *= unit);
             Outcome::Found(found)
@@ -127,15 +138,14 @@ enum Search<'a> {
     GaveUp(String),
 }
 
-/// Lets the bases grow until what is wanted has converged, in a matrix of this Frobenius norm.
+/// Lets the bases grow until what is wanted has converged to the tolerance, in a matrix of this Frobenius norm.
 fn search(
     r: ArrayView2<'_, f64>,
     side: Side,
     wanted: Wanted,
     most: usize,
-    norm: f64,
+    (norm, tolerance): (f64, f64),
 ) -> Result<Search<'_>, LinalgError> {
-    let tolerance = UNITS * f64::EPSILON * (r.nrows() as f64).sqrt();
     let mut krylov = Krylov::new(r, side, most)?;
     let mut next_look = match wanted {
         Wanted::Count(k) => 2 * k,
@@ -161,6 +171,19 @@ fn search(
 enum Found {
     Proven(Leading),
     Doubtful(String),
+}
+
+/// The residual that counts as converged, of `tolerance` or less: where values are small beside the largest, a
+/// larger one would leave doubt in the proof, a third of [`LARGEST_DOUBT`] by the formula in `finish`.
+fn needed(tolerance: f64, values: &[f64], n: usize) -> f64 {
+    let least = UNITS * f64::EPSILON * (n as f64).sqrt();
+    match (values.first(), values.last()) {
+        (Some(largest), Some(smallest)) => {
+            let proof = (LARGEST_DOUBT / 3.0).sqrt() / 8.0 * (smallest / largest).powi(2);
+            tolerance.min(proof).max(least)
+        }
+        _ => tolerance,
+    }
 }
 
 /// The two bases and T; A is the triangle, or its transpose where the left vectors are wanted.
@@ -263,7 +286,9 @@ impl<'a> Krylov<'a> {
         };
         // A^T U = V T^T + V_next C in the columns of the last block, so the residual of A^T u - s v
         // is C times the last rows of T's left vectors.
+        let n = self.r.nrows();
         let converged = k.filter(|&k| {
+            let tolerance = needed(tolerance, &values[..k], n);
             let last = small.u.slice(s![m - self.block.., ..k]);
             let residuals = self.coupling.dot(&last);
             norms::of_columns(residuals.view())
@@ -275,14 +300,18 @@ impl<'a> Krylov<'a> {
     }
 
     /// The vectors of the first k values, checked; `squares` are those of [`minus_squares`].
-    fn finish(&self, k: usize, squares: Array2<f64>) -> Result<Found, LinalgError> {
+    fn finish(&self, k: usize, squares: Array2<f64>, tolerance: f64) -> Result<Found, LinalgError> {
         let n = self.r.nrows();
         let Some(small) = &self.small else {
             return Ok(Found::Doubtful("no values were looked at".into()));
         };
         let values = small.values[..k].to_vec();
         let (largest, smallest) = (values[0], values[k - 1]);
-        let doubt = 8.0 * n as f64 * f64::EPSILON * (largest / smallest).powi(2);
+        // A residual of rho couples a triplet to the rest of the squares by 2 rho s_1^2 at most, which moves
+        // their largest value by the square of that over s_k^2.
+        let limit = 4.0 * needed(tolerance, &values, n);
+        let spread = (largest / smallest).powi(2);
+        let doubt = 8.0 * n as f64 * f64::EPSILON * spread + (2.0 * limit * spread).powi(2);
         if doubt.is_nan() || doubt > LARGEST_DOUBT {
             return Ok(Found::Doubtful(format!(
                 "value {k} is {:.1e} of the largest, too small to tell whether others are as large",
@@ -319,7 +348,6 @@ impl<'a> Krylov<'a> {
             residual = residual.max(length);
         }
         residual /= largest;
-        let limit = 4.0 * UNITS * f64::EPSILON * (n as f64).sqrt();
         if residual.is_nan() || residual > limit {
             return Ok(Found::Doubtful(format!(
                 "its residual is {residual:.1e}, more than {limit:.1e}"
@@ -614,7 +642,7 @@ mod tests {
             let r = triangle(&spectrum, 5);
             for side in [Side::Left, Side::Right] {
                 for k in [1, 3, 5, 7, 20] {
-                    match leading(&r, side, Wanted::Count(k), n / 2).unwrap() {
+                    match leading(&r, side, Wanted::Count(k), n / 2, f64::EPSILON).unwrap() {
                         Outcome::Found(found) => {
                             assert_eq!(found.values.len(), k);
                             assert_leading(name, &r, side, &found);
@@ -641,7 +669,7 @@ mod tests {
             .map(|i| if i < 60 { 1.0 } else { 0.5_f64.powi(i - 59) })
             .collect();
         let r = triangle(&spectrum, 6);
-        match leading(&r, Side::Right, Wanted::Count(40), 100).unwrap() {
+        match leading(&r, Side::Right, Wanted::Count(40), 100, f64::EPSILON).unwrap() {
             Outcome::Found(found) => assert_leading("60 equal", &r, Side::Right, &found),
             Outcome::GaveUp(reason) => assert!(!reason.is_empty()),
         }
@@ -672,7 +700,7 @@ mod tests {
                 sum += s * s / total;
                 sum >= part
             });
-            match leading(&r, Side::Left, Wanted::Squares(part), 150).unwrap() {
+            match leading(&r, Side::Left, Wanted::Squares(part), 150, f64::EPSILON).unwrap() {
                 Outcome::Found(found) => {
                     assert_eq!(found.values.len(), expected.unwrap() + 1);
                     assert_leading("squares", &r, Side::Left, &found);
@@ -685,15 +713,27 @@ mod tests {
     #[test]
     fn what_has_no_leading_values_is_given_up() {
         for r in [zeros(1, 1), zeros(40, 40)] {
-            let outcome = leading(&r, Side::Right, Wanted::Count(1), 20).unwrap();
+            let outcome = leading(&r, Side::Right, Wanted::Count(1), 20, f64::EPSILON).unwrap();
             assert!(matches!(outcome, Outcome::GaveUp(_)), "{outcome:?}");
         }
         // No room for a basis.
-        let outcome = leading(&triangle(&[1.0], 8), Side::Right, Wanted::Count(1), 20);
+        let outcome = leading(
+            &triangle(&[1.0], 8),
+            Side::Right,
+            Wanted::Count(1),
+            20,
+            f64::EPSILON,
+        );
         assert!(matches!(outcome.unwrap(), Outcome::GaveUp(_)));
         // A flat spectrum does not converge in a small basis.
         let flat: Vec<f64> = (0..200).map(|i| 1.0 - 1e-3 * f64::from(i)).collect();
-        let outcome = leading(&triangle(&flat, 9), Side::Right, Wanted::Count(30), 64);
+        let outcome = leading(
+            &triangle(&flat, 9),
+            Side::Right,
+            Wanted::Count(30),
+            64,
+            f64::EPSILON,
+        );
         assert!(matches!(outcome.unwrap(), Outcome::GaveUp(_)));
     }
 
@@ -714,5 +754,28 @@ mod tests {
         assert!(norms::frobenius(&q.t().dot(&basis)) <= 1e-13);
         let products = q.t().dot(&q);
         assert!(norms::frobenius(&(&products - &Array2::<f64>::eye(4))) <= 1e-13);
+    }
+
+    #[test]
+    fn a_coarser_accuracy_bounds_the_residual_and_the_values() {
+        for (spectrum, k) in [
+            ((0..400).map(|i| 0.85_f64.powi(i)).collect::<Vec<_>>(), 12),
+            // The proof needs more than the accuracy here.
+            ((0..400).map(|i| 0.8_f64.powi(i)).collect(), 24),
+        ] {
+            let r = triangle(&spectrum, 21);
+            let found = |accuracy| match leading(&r, Side::Right, Wanted::Count(k), 200, accuracy) {
+                Ok(Outcome::Found(found)) => found,
+                other => panic!("{accuracy}: {other:?}"),
+            };
+            let (fine, coarse) = (found(f64::EPSILON), found(1e-8));
+            let limit = 4.0 * UNITS * 1e-8 * 20.0;
+            let (exact, near) = (fine.residual, coarse.residual);
+            assert!(exact < 1e-12 && near <= limit, "{k}: {exact} {near}");
+            // Each value is off by no more than its residual.
+            for (value, exact) in coarse.values.iter().zip(&spectrum) {
+                assert!((value - exact).abs() <= limit, "{value} {exact}");
+            }
+        }
     }
 }

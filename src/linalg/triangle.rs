@@ -56,6 +56,9 @@ unsafe extern "C" {
 /// depend on the threads.
 const TILE: usize = 256;
 
+/// [`TILE`] of [`cholesky`], whose corners one thread factors row by row.
+const CHOLESKY_TILE: usize = 128;
+
 /// [`TILE`] of [`gram`], whose products are long: wider ones share more of what is packed.
 const GRAM_TILE: usize = 512;
 
@@ -208,7 +211,7 @@ fn syrk(a: ArrayView2<f64>, mut c: ArrayViewMut2<f64>) -> Result<(), LinalgError
 /// Whether a symmetric matrix `[n, n]`, of which the upper triangle counts, is positive definite:
 /// whether its Cholesky factorisation exists. The matrix is destroyed. n^3 / 3 operations.
 pub fn is_positive_definite(a: ArrayViewMut2<f64>) -> Result<bool, LinalgError> {
-    eliminate(a, |_, corner| Ok(factors(corner)?.then(Vec::new)))
+    eliminate(a, TILE, |_, corner| Ok(factors(corner)?.then(Vec::new)))
 }
 
 /// An upper triangle R with `R^T R = a`, in place of a symmetric matrix `[n, n]`, positive semidefinite but for
@@ -220,7 +223,7 @@ pub fn is_positive_definite(a: ArrayViewMut2<f64>) -> Result<bool, LinalgError> 
 pub fn cholesky(mut a: ArrayViewMut2<f64>) -> Result<(), LinalgError> {
     let part = a.nrows() as f64 * f64::EPSILON;
     let least: Vec<f64> = a.diag().iter().map(|x| part * x).collect();
-    eliminate(a.view_mut(), |start, corner| {
+    eliminate(a.view_mut(), CHOLESKY_TILE, |start, corner| {
         Ok(Some(semidefinite(corner, &least[start..])))
     })?;
     for (j, mut column) in a.columns_mut().into_iter().enumerate() {
@@ -257,16 +260,17 @@ fn semidefinite(mut a: ArrayViewMut2<f64>, least: &[f64]) -> Vec<usize> {
     zeros
 }
 
-/// Gaussian elimination of a symmetric matrix by tiles. `factor` takes the first row of a corner and the
+/// Gaussian elimination of a symmetric matrix by corners of `width` rows and columns. `factor` takes the first row of a corner and the
 /// corner, and puts its Cholesky factor in its place. It returns the rows that are to be zero and have a one
 /// on their diagonal, or `None` to end it; then this returns `false`.
 fn eliminate(
     mut a: ArrayViewMut2<f64>,
+    width: usize,
     factor: impl Fn(usize, ArrayViewMut2<f64>) -> Result<Option<Vec<usize>>, LinalgError>,
 ) -> Result<bool, LinalgError> {
     let n = a.nrows();
-    for start in (0..n).step_by(TILE) {
-        let end = (start + TILE).min(n);
+    for start in (0..n).step_by(width) {
+        let end = (start + width).min(n);
         let Some(zeros) = factor(start, a.slice_mut(s![start..end, start..end]))? else {
             return Ok(false);
         };

@@ -3,12 +3,12 @@
 use ndarray::{Array2, s};
 
 use super::PcaError;
-use super::fit::{Components, PcaSettings};
+use super::fit::{Components, PcaSettings, Precision};
 use super::spectrum::Spectrum;
 use crate::linalg::blas::{Transpose, gemm};
 use crate::linalg::gaussian::gaussian;
 use crate::linalg::partial_svd::{Outcome, Side, Wanted, leading};
-use crate::linalg::{norms, svd, zeros};
+use crate::linalg::{Scalar, norms, svd, zeros};
 
 /// From this order on the leading part alone is worth trying; below it, everything takes
 /// milliseconds.
@@ -93,7 +93,12 @@ fn part(
         Components::Count(k) => (Wanted::Count(k), order / BASIS),
         Components::Variance(fraction) => (Wanted::Squares(fraction), order / BASIS_UNKNOWN),
     };
-    let found = match leading(r, side, wanted, most)? {
+    // To f32 R is good to the root of eps of f64.
+    let accuracy = match settings.precision {
+        Precision::F32 => f32::EPS / 256.0,
+        Precision::F64 => f64::EPS,
+    };
+    let found = match leading(r, side, wanted, most, accuracy)? {
         Outcome::Found(found) => found,
         Outcome::GaveUp(reason) => {
             tracing::debug!("all singular values are computed: {reason}");
@@ -150,7 +155,7 @@ fn residual(r: &Array2<f64>, all: &svd::Svd, norm: f64) -> Result<f64, PcaError>
 mod tests {
     use super::*;
     use crate::linalg::{by_columns, hostile, qr};
-    use crate::pca::{Precision, Rank, Solver};
+    use crate::pca::{Rank, Solver};
 
     fn settings(components: Components) -> PcaSettings {
         PcaSettings {
