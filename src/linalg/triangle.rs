@@ -260,9 +260,9 @@ fn semidefinite(mut a: ArrayViewMut2<f64>, least: &[f64]) -> Vec<usize> {
     zeros
 }
 
-/// Gaussian elimination of a symmetric matrix by corners of `width` rows and columns. `factor` takes the first row of a corner and the
-/// corner, and puts its Cholesky factor in its place. It returns the rows that are to be zero and have a one
-/// on their diagonal, or `None` to end it; then this returns `false`.
+/// Gaussian elimination of a symmetric matrix by corners of `width` rows and columns. `factor` takes the first row
+/// of a corner and the corner, and puts its Cholesky factor in its place. It returns the rows that are to be
+/// zero and have a one on their diagonal, or `None` to end it; then this returns `false`.
 fn eliminate(
     mut a: ArrayViewMut2<f64>,
     width: usize,
@@ -389,7 +389,7 @@ mod tests {
         }
     }
 
-    /// |R^T R - A^T A| stays below 30 n eps |A|^2, with zeros in R for every direction that A lacks.
+    /// R^T R is A^T A but for rounding, also where A has fewer directions than columns.
     #[test]
     fn semidefinite_matrices_have_a_cholesky_factor() {
         for n in [1, 2, 7, 257, 520] {

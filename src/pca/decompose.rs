@@ -93,7 +93,7 @@ fn part(
         Components::Count(k) => (Wanted::Count(k), order / BASIS),
         Components::Variance(fraction) => (Wanted::Squares(fraction), order / BASIS_UNKNOWN),
     };
-    // To f32 R is good to the root of eps of f64.
+    // To f32 R is no better than the root of eps of f64: gram.rs.
     let accuracy = match settings.precision {
         Precision::F32 => f32::EPS / 256.0,
         Precision::F64 => f64::EPS,

@@ -7,23 +7,17 @@
 //! factorization and its case studies on multicore CPU with multiple GPUs", 2015). Merging two nodes is
 //! an addition.
 
-use ndarray::{Array2, s};
+use ndarray::s;
 
 use super::block::Block;
-use super::center::{Mean, centered_by_rows};
+use super::center::centered_by_rows;
 use super::leaf::{Joined, Node, TreeNode};
 use crate::linalg::{LinalgError, triangle, zeros};
 
-/// What the tree keeps of a set of rows: count, mean and products.
+/// What the tree keeps of a set of rows: a node with the products of the rows minus their mean in the place of R,
+/// the upper triangle of X^T X with zeros below it, `[d, d]`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Gram {
-    /// How many rows.
-    pub rows: u64,
-    /// Their mean, `[d]`.
-    pub mean: Mean,
-    /// The upper triangle of X^T X for the rows minus their mean, zeros below it, `[d, d]`, stored by columns.
-    pub products: Array2<f64>,
-}
+pub struct Gram(Node<f64>);
 
 impl TreeNode for Gram {
     type Scalar = f64;
@@ -36,26 +30,24 @@ impl TreeNode for Gram {
     ) -> Result<(Self, Vec<f64>), LinalgError> {
         let (deviations, mean) = centered_by_rows(&blocks, width, room);
         drop(blocks);
-        let mut products = zeros(width, width);
-        triangle::gram(deviations.t(), products.view_mut())?;
-        let node = Gram {
-            rows: deviations.nrows() as u64,
-            mean,
-            products,
-        };
-        Ok((node, deviations.into_raw_vec_and_offset().0))
+        let rows = deviations.nrows() as u64;
+        let mut r = zeros(width, width);
+        triangle::gram(deviations.t(), r.view_mut())?;
+        let memory = deviations.into_raw_vec_and_offset().0;
+        Ok((Gram(Node { rows, mean, r }), memory))
     }
 
     /// The sum of both and of the products of [`Joined::distance`]. 2 d^2 operations.
     fn merge(self, later: Self) -> Result<Self, LinalgError> {
+        let (Gram(early), Gram(later)) = (self, later);
         let Joined {
             rows,
             mean,
             distance,
-        } = Joined::new((self.rows, self.mean), (later.rows, &later.mean));
-        let mut products = self.products;
-        let columns = products.columns_mut().into_iter();
-        for ((j, mut column), other) in columns.enumerate().zip(later.products.columns()) {
+        } = Joined::new((early.rows, early.mean), (later.rows, &later.mean));
+        let mut r = early.r;
+        let columns = r.columns_mut().into_iter();
+        for ((j, mut column), other) in columns.enumerate().zip(later.r.columns()) {
             let factor = distance[j];
             let mut upper = column.slice_mut(s![..=j]);
             let added = other.iter().zip(&distance);
@@ -63,47 +55,28 @@ impl TreeNode for Gram {
                 *x += other + factor * distance;
             }
         }
-        Ok(Gram {
-            rows,
-            mean,
-            products,
-        })
+        Ok(Gram(Node { rows, mean, r }))
     }
 
     fn to_message(&self) -> Vec<u8> {
-        let Gram {
-            rows,
-            mean,
-            products,
-        } = self.clone();
-        let r = products;
-        Node { rows, mean, r }.to_message()
+        self.0.to_message()
     }
 
     fn from_message(message: &[u8]) -> Self {
-        let Node { rows, mean, r } = Node::from_message(message);
-        Gram {
-            rows,
-            mean,
-            products: r,
-        }
+        Gram(Node::from_message(message))
     }
 
     /// d^3 / 3 operations.
     fn into_factor(self) -> Result<Node<f64>, LinalgError> {
-        let mut r = self.products;
-        triangle::cholesky(r.view_mut())?;
-        Ok(Node {
-            rows: self.rows,
-            mean: self.mean,
-            r,
-        })
+        let Gram(mut node) = self;
+        triangle::cholesky(node.r.view_mut())?;
+        Ok(node)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ndarray::Axis;
+    use ndarray::{Array2, Axis};
 
     use super::*;
     use crate::linalg::{by_columns, hostile, norms, svd};
