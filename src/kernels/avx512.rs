@@ -102,30 +102,37 @@ unsafe fn conv<const PIXELS: usize, const BLOCKS: usize, const STRIDE: usize>(
         });
     }
 
-    // The output and the residual are touched at the end only, when nothing is left to do while
-    // they come from far away.
-    unroll!(up to 2: block < BLOCKS {
-        unroll!(up to 14: pixel < PIXELS {
-            let at = block * tile.out_block_stride + pixel * BLOCK;
-            // SAFETY: a prefetch reads nothing; the offset is within the output and the residual.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_ET0>(output.as_ptr().add(at).cast());
-                if let Some(residual) = tile.residual {
-                    _mm_prefetch::<_MM_HINT_T0>(residual.as_ptr().add(at).cast());
-                }
-            }
-        });
-    });
+    // What is touched at the end only, the residual and the output, is fetched a line with every row
+    // of weights: all of it at once would hold up the inputs and weights that are wanted first.
+    let first: *const f32 = output.as_ptr();
+    let second = (BLOCKS - 1) * tile.out_block_stride;
+    let residual = tile.residual.map_or(first, <[f32]>::as_ptr);
+    let at_end = [
+        residual,
+        residual.wrapping_add(second),
+        first,
+        first.wrapping_add(second),
+    ];
+    let mut at_end = at_end.into_iter().cycle();
 
     let mut weights = tile.weights.as_ptr();
     for &tap in tile.taps {
         for block in 0..tile.blocks {
             // SAFETY: `input_extent` covers every tap, block and pixel with its channels, and
             // `weights_extent` as many rows of weights as this loop takes steps. A prefetch behind
-            // the weights reads nothing.
+            // the weights, or wherever else, reads nothing.
             unsafe {
                 let input = tile.input.as_ptr().add(tap + block * tile.block_stride);
+                // The pixels of the next block; after the last one, those of the tile behind this.
+                let next = if block + 1 < tile.blocks {
+                    input.wrapping_add(tile.block_stride)
+                } else {
+                    tile.input.as_ptr().wrapping_add(tap + PIXELS * stride)
+                };
+                let at_end = at_end.next().unwrap_or(next);
                 for channel in 0..depth {
+                    _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(channel * stride).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(at_end.wrapping_add(channel * BLOCK).cast());
                     let mut row = [_mm512_setzero_ps(); BLOCKS];
                     unroll!(up to 2: block < BLOCKS {
                         row[block] = _mm512_loadu_ps(weights.add(block * BLOCK));

@@ -16,6 +16,9 @@ use super::unroll::unroll;
 /// kernel.
 const AHEAD: usize = 16;
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// A tile with all its sizes known to the compiler.
 type ConvTile<T> = unsafe fn(&TileBf16<'_>, &mut [T]);
 
@@ -98,30 +101,44 @@ unsafe fn conv<T: Sum, const PIXELS: usize, const BLOCKS: usize, const STRIDE: u
         });
     }
 
-    // The output and the residual are touched at the end only, when nothing is left to do while
-    // they come from far away.
-    unroll!(up to 2: block < BLOCKS {
-        unroll!(up to 14: pixel < PIXELS {
-            let at = block * tile.out_block_stride + pixel * BLOCK;
-            // SAFETY: a prefetch reads nothing; the offset is within the output and the residual.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_ET0>(output.as_ptr().add(at).cast());
-                if let Some(residual) = tile.residual {
-                    _mm_prefetch::<_MM_HINT_T0>(residual.as_ptr().add(at).cast());
-                }
-            }
-        });
-    });
+    // What is touched at the end only, the residual and the output, is fetched a line with every row
+    // of weights, as in the f32 kernel. Sums that are stored as they are have no residual, but twice
+    // as many lines.
+    let first: *const T = output.as_ptr();
+    let second = (BLOCKS - 1) * tile.out_block_stride;
+    let at_end: [*const u8; 4] = if size_of::<T>() == size_of::<f32>() {
+        let half = BLOCK / PAIR * BLOCK;
+        [0, half, second, second + half].map(|at| first.wrapping_add(at).cast())
+    } else {
+        let residual = tile.residual.map_or(first.cast(), <[bf16]>::as_ptr);
+        [
+            residual.cast(),
+            residual.wrapping_add(second).cast(),
+            first.cast(),
+            first.wrapping_add(second).cast(),
+        ]
+    };
+    let mut at_end = at_end.into_iter().cycle();
 
     let mut weights = tile.weights.as_ptr();
     for &tap in tile.taps {
         for block in 0..tile.blocks {
             // SAFETY: `input_extent` covers every tap, block and pixel with its 16 channels, and
             // `weights_extent` as many rows of pairs of weights as this loop takes steps. A prefetch
-            // behind the weights reads nothing.
+            // behind the weights, or wherever else, reads nothing.
             unsafe {
                 let input = tile.input.as_ptr().add(tap + block * tile.block_stride);
+                // The pixels of the next block; after the last one, those of the tile behind this.
+                let next = if block + 1 < tile.blocks {
+                    input.wrapping_add(tile.block_stride)
+                } else {
+                    tile.input.as_ptr().wrapping_add(tap + PIXELS * stride)
+                };
+                let at_end = at_end.next().unwrap_or(first.cast());
                 for pair in 0..BLOCK / PAIR {
+                    let ahead = next.wrapping_add(pair * PAIR * stride);
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                    _mm_prefetch::<_MM_HINT_T0>(at_end.wrapping_add(pair * LINE).cast());
                     let mut row = [_mm512_setzero_si512(); BLOCKS];
                     unroll!(up to 2: block < BLOCKS {
                         row[block] = _mm512_loadu_si512(weights.add(block * PAIR * BLOCK).cast());
