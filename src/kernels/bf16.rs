@@ -29,10 +29,10 @@ pub const PRODUCTS: usize = POINTS * POINTS;
 pub const PAIR: usize = 2;
 
 /// Output pixels in the largest tile.
-pub(super) const MAX_PIXELS: usize = 14;
+pub const MAX_PIXELS: usize = 14;
 
 /// Blocks of output channels in the largest tile.
-pub(super) const MAX_BLOCKS: usize = 2;
+pub const MAX_BLOCKS: usize = 2;
 
 /// One output tile of a convolution in bfloat16; see [`super::Tile`], counted in values.
 #[derive(Debug, Clone, Copy)]

@@ -24,11 +24,13 @@ mod stem;
 mod winograd;
 mod winograd_bf16;
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::image::Normalization;
 use crate::kernels::pooling::larger;
-use crate::kernels::{AlignedBuffer, BLOCK, CacheSizes, Isa, Kernels, KernelsBf16};
+use crate::kernels::{AlignedBuffer, BLOCK, CacheSizes, Isa, Kernels, KernelsBf16, Tile};
 use crate::model::architecture::{Architecture, BLOCKS};
 use crate::model::{Layer, Pool, Precision, Tensors, Topology};
 
@@ -56,8 +58,6 @@ enum Slot {
     Even,
     /// Output or input of a block.
     Odd,
-    /// Projected shortcut.
-    Shortcut,
     /// Every second pixel of the input.
     Sampled,
     /// Between the first and the second convolution.
@@ -66,21 +66,28 @@ enum Slot {
     Narrow2,
 }
 
-const SLOTS: usize = 6;
+const SLOTS: usize = 5;
 
 /// Feature maps of an image in a slot.
 #[derive(Debug, Clone, Copy)]
 struct Maps {
     slot: Slot,
+    /// Channel blocks of other maps in front of these, of the same size.
+    behind: usize,
     blocks: usize,
     extent: Extent,
     precision: Precision,
 }
 
 impl Maps {
-    /// Floats of memory.
+    /// Floats of the slot up to the end of these maps.
     fn floats(&self, images: usize) -> usize {
-        images * self.blocks * self.map_floats()
+        images * (self.behind + self.blocks) * self.map_floats()
+    }
+
+    /// Where they lie in the slot.
+    fn range(&self, images: usize) -> Range<usize> {
+        images * self.behind * self.map_floats()..self.floats(images)
     }
 
     /// Floats of memory of one channel block of one image.
@@ -401,13 +408,15 @@ impl Segment {
             let (Some(input), Some(output)) = (lend(from.slot), lend(to.slot)) else {
                 unreachable!("a step from a slot into itself");
             };
-            let input = &input[..from.floats(images)];
-            let output = &mut output[..to.floats(images)];
+            let input = &input[from.range(images)];
+            let output = &mut output[to.range(images)];
             match operation {
                 Operation::Pointwise(filters, shortcut) => {
                     let residual = shortcut.and_then(&mut lend).map(|buffer| &buffer[..]);
                     let pixels = images * from.extent.pixels();
-                    filters.run(kernels, crew, pixels, input, residual, output);
+                    let conv =
+                        |tile: &Tile<'_>, output: &mut [f32]| kernels.conv_tile(tile, output);
+                    filters.run(kernels, crew, pixels, input, residual, output, conv);
                 }
                 Operation::Direct(filters) => {
                     let from = from.extent;
@@ -421,7 +430,16 @@ impl Segment {
                     let residual = operation.shortcut().and_then(&mut lend);
                     let residual = residual.map(|buffer| &buffer[..]);
                     let maps = (*from, *to);
-                    operation.run(crew, images, maps, input, residual, (first, second), output);
+                    operation.run(
+                        kernels,
+                        crew,
+                        images,
+                        maps,
+                        input,
+                        residual,
+                        (first, second),
+                        output,
+                    );
                 }
             }
             watch.has_done(first_step + index);
@@ -433,6 +451,7 @@ impl Segment {
 fn stem_output(stem: &Stem) -> Maps {
     Maps {
         slot: Slot::Even,
+        behind: 0,
         blocks: stem.out_blocks(),
         extent: stem.output(),
         precision: Precision::F32,
@@ -450,16 +469,10 @@ struct Draft {
 
 /// What becomes an [`Operation`].
 enum Task {
-    Pointwise {
-        folded: Folded,
-        shortcut: Option<Slot>,
-        relu: bool,
-    },
+    Pointwise(Folded, Option<Slot>),
     Direct(Folded),
     Winograd(Folded),
     Subsample,
-    /// From f32 to bfloat16.
-    Round,
 }
 
 impl Draft {
@@ -474,30 +487,24 @@ impl Draft {
         let kernels_bf16 = kernels_bf16.filter(|_| !is_f32);
         let operation = match self.task {
             task if let Some(kernels_bf16) = kernels_bf16 => {
-                let extent = self.from.extent;
+                let from = self.from;
                 Operation::Bf16(OperationBf16::new(
                     task,
                     kernels,
                     kernels_bf16,
                     caches,
-                    extent,
+                    from,
                 ))
             }
-            Task::Pointwise {
-                folded,
-                shortcut,
-                relu,
-            } => {
-                let filters = Filters::new(&folded, kernels, caches, relu);
-                Operation::Pointwise(filters, shortcut)
+            Task::Pointwise(folded, shortcut) => {
+                Operation::Pointwise(Filters::new(&folded, kernels, caches), shortcut)
             }
-            Task::Direct(folded) => Operation::Direct(Filters::new(&folded, kernels, caches, true)),
+            Task::Direct(folded) => Operation::Direct(Filters::new(&folded, kernels, caches)),
             Task::Winograd(folded) => {
                 let extent = self.from.extent;
                 Operation::Winograd(Winograd::new(&folded, kernels, caches, extent))
             }
             Task::Subsample => Operation::Subsample,
-            Task::Round => unreachable!("a plan in f32 rounds nothing"),
         };
         Step {
             name: self.name,
@@ -563,51 +570,47 @@ impl Compiler {
             };
             self.push(format!("{at}.sample"), Task::Subsample, input, source, 1);
         }
-        let shortcut = if place.is_first {
-            let name = format!("{at}.downsample");
-            let folded = self.fold(&format!("{name}.0"), &format!("{name}.1"));
-            self.pointwise(name, folded, None, source, Slot::Shortcut, 1)
-        } else {
-            source
-        };
         let mut conv = |index| self.fold(&format!("{at}.conv{index}"), &format!("{at}.bn{index}"));
-        let [conv1, conv2, conv3] = [conv(1), conv(2), conv(3)];
-        let narrow = self.pointwise(format!("{at}.conv1"), conv1, None, input, Slot::Narrow1, 1);
+        let [conv1, conv2, mut conv3] = [conv(1), conv(2), conv(3)];
+        let to = (Slot::Narrow1, input.precision);
+        let narrow = self.pointwise(format!("{at}.conv1"), conv1, None, input, to, 1);
         let (task, extent) = if strides_late || place.is_sampled {
             (Task::Direct(conv2), narrow.extent.halved())
         } else {
             (Task::Winograd(conv2), narrow.extent)
         };
-        let second = Maps {
+        let mut second = Maps {
             slot: Slot::Narrow2,
             extent,
             ..narrow
         };
+        if place.is_first {
+            second.slot = source.slot;
+            second.behind = source.blocks;
+        }
         let defined = if place.is_sampled { 4 } else { 1 };
         self.push(format!("{at}.conv2"), task, narrow, second, defined);
+        let mut name = format!("{at}.conv3");
+        let mut shortcut = Some(source.slot);
+        if place.is_first {
+            // The projection of the shortcut and the last convolution are one sum over the channels
+            // of both inputs.
+            let projection = format!("{at}.downsample");
+            conv3 = self
+                .fold(&format!("{projection}.0"), &format!("{projection}.1"))
+                .joined(conv3);
+            name = format!("{projection} + conv3");
+            second.behind = 0;
+            second.blocks += source.blocks;
+            shortcut = None;
+        }
         let slot = match input.slot {
             Slot::Even => Slot::Odd,
             _ => Slot::Even,
         };
-        let name = format!("{at}.conv3");
-        self.maps = self.pointwise(name, conv3, Some(shortcut.slot), second, slot, defined);
-        if self.precision != self.maps.precision {
-            self.round(at);
-        }
-    }
-
-    /// Takes the maps on in the precision of the plan.
-    fn round(&mut self, at: &str) {
-        let from = self.maps;
-        self.maps = Maps {
-            slot: match from.slot {
-                Slot::Even => Slot::Odd,
-                _ => Slot::Even,
-            },
-            precision: self.precision,
-            ..from
-        };
-        self.push(format!("{at}.round"), Task::Round, from, self.maps, 1);
+        // From the output of the first block on, maps are in the precision of the plan.
+        let to = (slot, self.precision);
+        self.maps = self.pointwise(name, conv3, shortcut, second, to, defined);
     }
 
     fn fold(&mut self, conv: &str, norm: &str) -> Folded {
@@ -620,20 +623,17 @@ impl Compiler {
         folded: Folded,
         shortcut: Option<Slot>,
         from: Maps,
-        slot: Slot,
+        (slot, precision): (Slot, Precision),
         defined: usize,
     ) -> Maps {
         let to = Maps {
             slot,
+            behind: 0,
             blocks: folded.out_channels.div_ceil(BLOCK),
-            ..from
+            extent: from.extent,
+            precision,
         };
-        let task = Task::Pointwise {
-            folded,
-            shortcut,
-            // A projected shortcut is added before negative values are cut.
-            relu: slot != Slot::Shortcut,
-        };
+        let task = Task::Pointwise(folded, shortcut);
         self.push(name, task, from, to, defined);
         to
     }

@@ -7,17 +7,19 @@ use half::bf16;
 
 use super::crew::Crew;
 use super::fold::Folded;
-use super::layers::{Extent, add_border, cache_for_activations, pieces, subsample};
+use super::layers::{Extent, Filters, add_border, cache_for_activations, pieces, subsample};
 use super::winograd_bf16::WinogradBf16;
 use super::{Algorithm, Maps, Slot, Task};
-use crate::kernels::bf16::{PRODUCTS, PackedBf16, TileBf16, halves, halves_mut};
-use crate::kernels::{AlignedBuffer, BLOCK, CacheSizes, Kernels, KernelsBf16};
+use crate::kernels::bf16::{
+    MAX_BLOCKS, MAX_PIXELS, PRODUCTS, PackedBf16, TileBf16, halves, halves_mut,
+};
+use crate::kernels::{AlignedBuffer, BLOCK, CacheSizes, Kernels, KernelsBf16, Tile};
 use crate::model::Precision;
 
 /// What is done between two slots whose maps are bfloat16, or become it, or stop being it.
 pub enum OperationBf16 {
-    /// From f32.
-    Round(KernelsBf16),
+    /// 1x1 convolution of maps in f32, whose output is rounded.
+    Rounding(Filters, KernelsBf16),
     /// 1x1 convolution, perhaps with a shortcut to add; to bfloat16 or to f32.
     Pointwise(FiltersBf16, Option<Slot>),
     /// 3x3 convolution with stride 2.
@@ -62,7 +64,10 @@ impl OperationBf16 {
                 (Algorithm::WinogradBf16, direct, channels * products)
             }
             OperationBf16::Subsample => (Algorithm::Subsample, 0.0, 0.0),
-            OperationBf16::Round(_) => (Algorithm::Round, 0.0, 0.0),
+            OperationBf16::Rounding(filters, _) => {
+                let flop = 2.0 * filters.weights_per_pixel() as f64 * pixels;
+                (Algorithm::Pointwise, flop, flop)
+            }
         }
     }
 
@@ -73,6 +78,7 @@ impl OperationBf16 {
     )]
     pub fn run(
         &self,
+        f32_kernels: &Kernels,
         crew: Crew,
         images: usize,
         (from, to): (Maps, Maps),
@@ -82,7 +88,14 @@ impl OperationBf16 {
         output: &mut [f32],
     ) {
         match self {
-            OperationBf16::Round(kernels) => kernels.round(input, halves_mut(output)),
+            OperationBf16::Rounding(filters, kernels) => {
+                let pixels = images * from.extent.pixels();
+                let output = halves_mut(output);
+                let conv = |tile: &Tile<'_>, output: &mut [bf16]| {
+                    conv_and_round(f32_kernels, kernels, tile, output);
+                };
+                filters.run(f32_kernels, crew, pixels, input, None, output, conv);
+            }
             OperationBf16::Pointwise(filters, _) => {
                 let pixels = images * from.extent.pixels();
                 let (input, residual) = (halves(input), residual.map(halves));
@@ -127,55 +140,79 @@ impl OperationBf16 {
 }
 
 impl OperationBf16 {
-    /// Packs the weights of a task for maps of `extent`. `f32_kernels` have tiles of as many output
+    /// Packs the weights of a task whose input is `from`. `f32_kernels` have tiles of as many output
     /// blocks.
     pub fn new(
         task: Task,
         f32_kernels: &Kernels,
         kernels: &KernelsBf16,
         caches: &CacheSizes,
-        extent: Extent,
+        from: Maps,
     ) -> OperationBf16 {
-        let filters = |folded, relu| FiltersBf16::new(folded, f32_kernels, kernels, caches, relu);
+        let filters = |folded| FiltersBf16::new(folded, f32_kernels, kernels, caches);
         match task {
-            Task::Round => OperationBf16::Round(*kernels),
-            Task::Pointwise {
-                folded,
-                shortcut,
-                relu,
-            } => OperationBf16::Pointwise(filters(&folded, relu), shortcut),
-            Task::Direct(folded) => OperationBf16::Direct(filters(&folded, true)),
+            // The one step of this kind has no shortcut: it is the last of a block that projects it.
+            Task::Pointwise(folded, None) if from.precision == Precision::F32 => {
+                OperationBf16::Rounding(Filters::new(&folded, f32_kernels, caches), *kernels)
+            }
+            Task::Pointwise(folded, shortcut) => {
+                OperationBf16::Pointwise(filters(&folded), shortcut)
+            }
+            Task::Direct(folded) => OperationBf16::Direct(filters(&folded)),
             Task::Winograd(folded) => OperationBf16::Winograd(WinogradBf16::new(
                 &folded,
                 f32_kernels,
                 kernels,
                 caches,
-                extent,
+                from.extent,
             )),
             Task::Subsample => OperationBf16::Subsample,
         }
     }
 }
 
-/// Weights and bias of a convolution whose input lies pixel by pixel.
+/// Output of a tile in f32, from the start of a cache line on.
+#[repr(align(64))]
+struct Sums([f32; MAX_PIXELS * MAX_BLOCKS * BLOCK]);
+
+/// A tile in f32 whose output is rounded.
+fn conv_and_round(
+    f32_kernels: &Kernels,
+    kernels: &KernelsBf16,
+    tile: &Tile<'_>,
+    output: &mut [bf16],
+) {
+    let mut room = Sums([0.0; MAX_PIXELS * MAX_BLOCKS * BLOCK]);
+    let sums = &mut room.0;
+    let map = tile.pixels * BLOCK;
+    let packed = Tile {
+        out_block_stride: map,
+        ..*tile
+    };
+    f32_kernels.conv_tile(&packed, sums);
+    let blocks = sums.chunks_exact(map).take(tile.out_blocks);
+    for (sums, output) in blocks.zip(output.chunks_mut(tile.out_block_stride)) {
+        kernels.round(sums, &mut output[..map]);
+    }
+}
+
+/// Weights and bias of a convolution whose input lies pixel by pixel; negative outputs are cut.
 pub struct FiltersBf16 {
     kernels: KernelsBf16,
     weights: PackedBf16,
     bias: AlignedBuffer,
-    relu: bool,
     /// Pixels whose input fits the cache: whole tiles.
     chunk: usize,
 }
 
 impl FiltersBf16 {
-    /// Packs a convolution; negative outputs are cut if `relu`. `f32_kernels` have tiles of as many
+    /// Packs a convolution. `f32_kernels` have tiles of as many
     /// output blocks.
     pub fn new(
         folded: &Folded,
         f32_kernels: &Kernels,
         kernels: &KernelsBf16,
         caches: &CacheSizes,
-        relu: bool,
     ) -> FiltersBf16 {
         let weights = PackedBf16::new(&folded.packed(f32_kernels));
         let value = size_of::<bf16>() * BLOCK;
@@ -185,7 +222,6 @@ impl FiltersBf16 {
             chunk: (pixels / kernels.max_pixels).max(1) * kernels.max_pixels,
             weights,
             bias: folded.rounded_bias(),
-            relu,
         }
     }
 
@@ -316,7 +352,7 @@ impl FiltersBf16 {
             pixels,
             bias: Some(&self.bias[first..first + out_blocks * BLOCK]),
             residual: None,
-            relu: self.relu,
+            relu: true,
             out_block_stride,
         }
     }

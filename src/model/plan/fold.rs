@@ -48,6 +48,36 @@ impl Folded {
         }
     }
 
+    /// The sum of two convolutions of 1x1 as one, over the channels of this one's input, filled up to
+    /// whole blocks, and behind them those of the other's.
+    pub fn joined(self, other: Folded) -> Folded {
+        let front = self.in_channels.next_multiple_of(BLOCK);
+        let in_channels = front + other.in_channels;
+        let mut weights = vec![0.0; self.out_channels * in_channels];
+        for (out_channel, row) in weights.chunks_exact_mut(in_channels).enumerate() {
+            let (first, second) = row.split_at_mut(front);
+            for (part, row) in [(&self, first), (&other, second)] {
+                let filters = &part.weights[out_channel * part.in_channels..][..part.in_channels];
+                for (to, &weight) in row.iter_mut().zip(filters) {
+                    *to = (f64::from(weight) * part.scale[out_channel]) as f32;
+                }
+            }
+        }
+        Folded {
+            weights,
+            scale: vec![1.0; self.out_channels],
+            bias: self
+                .bias
+                .iter()
+                .zip(&other.bias)
+                .map(|(a, b)| a + b)
+                .collect(),
+            out_channels: self.out_channels,
+            in_channels,
+            taps: 1,
+        }
+    }
+
     /// The filter of an output and an input channel as trained, `[taps]`.
     pub fn filter(&self, out_channel: usize, in_channel: usize) -> &[f32] {
         &self.weights[(out_channel * self.in_channels + in_channel) * self.taps..][..self.taps]
@@ -122,5 +152,26 @@ mod tests {
         let bias = folded.rounded_bias();
         assert_eq!(bias[..3], [-14.5, 5.25, 0.0]);
         assert_eq!(bias.len(), BLOCK);
+    }
+
+    #[test]
+    fn joined_convolutions_read_whole_blocks_and_then_the_others_channels() {
+        let part = |scale: f64, in_channels: usize| Folded {
+            weights: (0..2 * in_channels).map(|at| at as f32 + 1.0).collect(),
+            scale: vec![scale, -scale],
+            bias: vec![scale, 1.0],
+            out_channels: 2,
+            in_channels,
+            taps: 1,
+        };
+        let joined = part(0.5, 3).joined(part(2.0, 2));
+        let mut expected = vec![0.0; 2 * (BLOCK + 2)];
+        expected[..3].copy_from_slice(&[0.5, 1.0, 1.5]);
+        expected[BLOCK..][..2].copy_from_slice(&[2.0, 4.0]);
+        expected[BLOCK + 2..][..3].copy_from_slice(&[-2.0, -2.5, -3.0]);
+        expected[2 * BLOCK + 2..].copy_from_slice(&[-6.0, -8.0]);
+        assert_eq!(joined.weights, expected);
+        assert_eq!((joined.bias, joined.scale), (vec![2.5, 2.0], vec![1.0; 2]));
+        assert_eq!((joined.in_channels, joined.out_channels), (BLOCK + 2, 2));
     }
 }

@@ -4,8 +4,6 @@
 //! images follow each other, so that a 1x1 convolution need not know of images. How much is computed
 //! at a time follows from the sizes of the caches and shows in no result: every pixel has its own sum.
 
-use std::ops::Range;
-
 use crate::kernels::{AlignedBuffer, BLOCK, CacheSizes, Kernels, PackedWeights, Tile};
 use crate::model::plan::crew::Crew;
 use crate::model::plan::fold::Folded;
@@ -34,24 +32,22 @@ impl Extent {
     }
 }
 
-/// Weights and bias of a convolution whose input lies pixel by pixel.
+/// Weights and bias of a convolution whose input lies pixel by pixel; negative outputs are cut.
 pub struct Filters {
     weights: PackedWeights,
     bias: AlignedBuffer,
-    relu: bool,
     /// Pixels that are worked on at a time.
     chunk: usize,
 }
 
 impl Filters {
-    /// Packs a convolution; negative outputs are cut if `relu`.
-    pub fn new(folded: &Folded, kernels: &Kernels, caches: &CacheSizes, relu: bool) -> Filters {
+    /// Packs a convolution.
+    pub fn new(folded: &Folded, kernels: &Kernels, caches: &CacheSizes) -> Filters {
         let weights = folded.packed(kernels);
         Filters {
             chunk: pixels_in_cache(kernels, caches, weights.blocks()),
             weights,
             bias: folded.rounded_bias(),
-            relu,
         }
     }
 
@@ -60,30 +56,43 @@ impl Filters {
         self.weights.taps() * self.weights.blocks() * self.weights.out_blocks() * BLOCK * BLOCK
     }
 
-    /// A 1x1 convolution of `pixels` pixels, `[blocks, pixels, 16]` to the same.
-    pub fn run(
+    /// A 1x1 convolution of `pixels` pixels, `[blocks, pixels, 16]` to the same, whose tiles `conv`
+    /// computes.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what is computed, by whom, and where"
+    )]
+    pub fn run<T: Send>(
         &self,
         kernels: &Kernels,
         crew: Crew,
         pixels: usize,
         input: &[f32],
         residual: Option<&[f32]>,
-        output: &mut [f32],
+        output: &mut [T],
+        conv: impl Fn(&Tile<'_>, &mut [T]) + Sync,
     ) {
         let stride = pixels * BLOCK;
-        let (share, floats) = self.share(crew, stride);
-        crew.each(output.chunks_mut(floats).enumerate(), |(part, output)| {
+        let (share, values) = self.share(crew, stride);
+        crew.each(output.chunks_mut(values).enumerate(), |(part, output)| {
             let groups = part * share..self.weights.groups().min((part + 1) * share);
-            for start in (0..pixels).step_by(self.chunk) {
-                let at = start * BLOCK;
-                self.chunk(
-                    kernels,
-                    groups.clone(),
-                    self.chunk.min(pixels - start),
-                    (&input[at..], stride),
-                    residual.map(|residual| &residual[part * floats + at..]),
-                    (&mut output[at..], stride),
-                );
+            for first_pixel in (0..pixels).step_by(self.chunk) {
+                let count = self.chunk.min(pixels - first_pixel);
+                for group in groups.clone() {
+                    let first = self.weights.first_block_of(group - groups.start) * stride;
+                    for (piece, length) in pieces(count, kernels.max_pixels) {
+                        let from = (first_pixel + piece) * BLOCK;
+                        let at = first + from;
+                        let tile = Tile {
+                            input: &input[from..],
+                            taps: &[0],
+                            block_stride: stride,
+                            residual: residual.map(|residual| &residual[part * values + at..]),
+                            ..self.tile(group, length, stride)
+                        };
+                        conv(&tile, &mut output[at..]);
+                    }
+                }
             }
         });
     }
@@ -92,35 +101,6 @@ impl Filters {
     fn share(&self, crew: Crew, out_stride: usize) -> (usize, usize) {
         let share = crew.share(self.weights.groups());
         (share, self.weights.first_block_of(share) * out_stride)
-    }
-
-    /// A 1x1 convolution of a few pixels to some groups of output blocks; input and output with the
-    /// floats between their channel blocks.
-    fn chunk(
-        &self,
-        kernels: &Kernels,
-        groups: Range<usize>,
-        pixels: usize,
-        (input, in_stride): (&[f32], usize),
-        residual: Option<&[f32]>,
-        (output, out_stride): (&mut [f32], usize),
-    ) {
-        let first_block = self.weights.first_block_of(groups.start);
-        for group in groups {
-            let first = (self.weights.first_block_of(group) - first_block) * out_stride;
-            for (start, length) in pieces(pixels, kernels.max_pixels) {
-                let at = first + start * BLOCK;
-                let tile = Tile {
-                    input: &input[start * BLOCK..],
-                    taps: &[0],
-                    pixel_stride: BLOCK,
-                    block_stride: in_stride,
-                    residual: residual.map(|residual| &residual[at..]),
-                    ..self.tile(group, length, out_stride)
-                };
-                kernels.conv_tile(&tile, &mut output[at..]);
-            }
-        }
     }
 
     /// A 3x3 convolution with stride 2 and a border of one zero, `n` images of `from` pixels.
@@ -201,7 +181,7 @@ impl Filters {
             pixels,
             bias: Some(&self.bias[first..first + out_blocks * BLOCK]),
             residual: None,
-            relu: self.relu,
+            relu: true,
             out_block_stride,
         }
     }

@@ -21,8 +21,6 @@ pub enum Algorithm {
     WinogradBf16,
     /// Every second pixel, which takes no arithmetic.
     Subsample,
-    /// From f32 to bfloat16.
-    Round,
 }
 
 impl fmt::Display for Algorithm {
@@ -34,7 +32,6 @@ impl fmt::Display for Algorithm {
             Algorithm::Winograd => "Winograd",
             Algorithm::WinogradBf16 => "Winograd 2x2",
             Algorithm::Subsample => "sample",
-            Algorithm::Round => "round",
         })
     }
 }
