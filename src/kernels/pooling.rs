@@ -34,7 +34,8 @@ impl Pooling {
     ///
     /// # Panics
     ///
-    /// When there is no row, or the rows are shorter than the windows of the output.
+    /// When there is no row or more than three, or rows are shorter than the first one or the windows of
+    /// the output.
     pub fn max_row(&self, rows: &[&[Pixel]], output: &mut [Pixel]) {
         // SAFETY: `of` chose the loop for this machine; it is safe code otherwise.
         unsafe { (self.max_row)(rows, output) }
@@ -45,7 +46,7 @@ impl Pooling {
 #[inline(always)]
 pub fn larger(a: &Pixel, b: &Pixel) -> Pixel {
     std::array::from_fn(|lane| {
-        if a[lane] >= b[lane] || a[lane].is_nan() {
+        if (a[lane] >= b[lane]) | a[lane].is_nan() {
             a[lane]
         } else {
             b[lane]
@@ -55,23 +56,36 @@ pub fn larger(a: &Pixel, b: &Pixel) -> Pixel {
 
 #[inline(always)]
 fn max_row(rows: &[&[Pixel]], output: &mut [Pixel]) {
-    let column = |x: usize| {
-        rows[1..]
-            .iter()
-            .fold(rows[0][x], |largest, row| larger(&largest, &row[x]))
-    };
-    let mut before: Option<Pixel> = None;
+    match *rows {
+        [first] => max_of([first], output),
+        [first, second] => max_of([first, second], output),
+        [first, second, third] => max_of([first, second, third], output),
+        _ => panic!("a window of {} rows", rows.len()),
+    }
+}
+
+/// The largest of a column; a closure would be compiled without the caller's instruction set.
+#[inline(always)]
+fn column<const ROWS: usize>(rows: &[&[Pixel]; ROWS], x: usize) -> Pixel {
+    let mut largest = rows[0][x];
+    for row in &rows[1..] {
+        largest = larger(&largest, &row[x]);
+    }
+    largest
+}
+
+/// A value counts twice where a window ends at the edge: that changes no maximum and needs no case of
+/// its own, so that everything stays in registers.
+#[inline(always)]
+fn max_of<const ROWS: usize>(rows: [&[Pixel]; ROWS], output: &mut [Pixel]) {
+    let width = rows[0].len();
+    let rows = rows.map(|row| &row[..width]);
+    let mut before = column(&rows, 0);
     for (x, output) in output.iter_mut().enumerate() {
-        let mut largest = column(2 * x);
-        if let Some(before) = &before {
-            largest = larger(before, &largest);
-        }
         // The column on the right is the left one of the next window.
-        before = (2 * x + 1 < rows[0].len()).then(|| column(2 * x + 1));
-        if let Some(right) = &before {
-            largest = larger(&largest, right);
-        }
-        *output = largest;
+        let right = column(&rows, (2 * x + 1).min(width - 1));
+        *output = larger(&larger(&before, &column(&rows, 2 * x)), &right);
+        before = right;
     }
 }
 
