@@ -4,7 +4,9 @@
 //! read them, and every layer has its algorithm from its shape alone: 1x1 convolutions are matrix
 //! products over all pixels, 3x3 convolutions with stride 1 go through Winograd's minimal filtering,
 //! those with stride 2 and the 7x7 stem are direct. Additions of shortcuts and ReLU happen in the
-//! kernels. [`crate::model::resnet50`] is the definition that this is held against.
+//! kernels; where a shortcut is projected, its convolution and the block's last one are a single sum
+//! over the channels of both inputs. [`crate::model::resnet50`] is the definition that this is held
+//! against.
 //!
 //! In topology v1 a stage takes every second pixel of the one before and nothing else of it. The last
 //! block of that stage computes only those: its 3x3 convolution has stride 2, and three quarters of
@@ -21,6 +23,7 @@ mod fold;
 mod layers;
 mod profile;
 mod stem;
+mod tiling;
 mod winograd;
 mod winograd_bf16;
 
@@ -62,7 +65,8 @@ enum Slot {
     Sampled,
     /// Between the first and the second convolution.
     Narrow1,
-    /// Between the second and the third convolution.
+    /// Between the second and the third convolution; where the shortcut is projected, these maps lie
+    /// behind its input instead.
     Narrow2,
 }
 

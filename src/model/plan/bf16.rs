@@ -10,9 +10,7 @@ use super::fold::Folded;
 use super::layers::{Extent, Filters, add_border, cache_for_activations, pieces, subsample};
 use super::winograd_bf16::WinogradBf16;
 use super::{Algorithm, Maps, Slot, Task};
-use crate::kernels::bf16::{
-    MAX_BLOCKS, MAX_PIXELS, PRODUCTS, PackedBf16, TileBf16, halves, halves_mut,
-};
+use crate::kernels::bf16::{MAX_BLOCKS, MAX_PIXELS, PackedBf16, TileBf16, halves, halves_mut};
 use crate::kernels::{AlignedBuffer, BLOCK, CacheSizes, Kernels, KernelsBf16, Tile};
 use crate::model::Precision;
 
@@ -59,7 +57,7 @@ impl OperationBf16 {
             OperationBf16::Direct(filters) => (Algorithm::Direct, direct(filters), direct(filters)),
             OperationBf16::Winograd(winograd) => {
                 let channels = 2.0 * winograd.channel_pairs() as f64;
-                let products = (winograd.tiles_of_image() * PRODUCTS) as f64;
+                let products = winograd.products_of_image() as f64;
                 let direct = channels * 9.0 * pixels;
                 (Algorithm::WinogradBf16, direct, channels * products)
             }

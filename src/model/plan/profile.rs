@@ -3,7 +3,6 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::kernels::filtering::PRODUCTS;
 use crate::model::plan::{Arena, Crew, Operation, Plan, Step};
 
 /// How a step computes its output.
@@ -135,7 +134,7 @@ impl Step {
             }
             Operation::Winograd(winograd) => {
                 let channels = 2.0 * winograd.channel_pairs() as f64;
-                let products = (winograd.tiles_of_image() * PRODUCTS) as f64;
+                let products = winograd.products_of_image() as f64;
                 (
                     Algorithm::Winograd,
                     channels * 9.0 * pixels,

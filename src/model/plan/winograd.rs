@@ -13,6 +13,7 @@ use crate::kernels::{AlignedBuffer, BLOCK, CacheSizes, Kernels, PackedWeights, T
 use crate::model::plan::crew::Crew;
 use crate::model::plan::fold::Folded;
 use crate::model::plan::layers::{Extent, cache_for_activations, pieces};
+use crate::model::plan::tiling::{Place, Tiling};
 
 /// Weights of a filter.
 const TAPS: usize = 9;
@@ -22,6 +23,7 @@ pub struct Winograd {
     weights: PackedWeights,
     bias: AlignedBuffer,
     extent: Extent,
+    tiling: Tiling,
     /// Tiles whose products are worked on at a time.
     chunk: usize,
 }
@@ -57,6 +59,7 @@ impl Winograd {
             weights,
             bias: folded.rounded_bias(),
             extent,
+            tiling: Tiling::new(extent, OUTPUTS),
         }
     }
 
@@ -70,14 +73,15 @@ impl Winograd {
         self.weights.blocks() * self.weights.out_blocks() * BLOCK * BLOCK
     }
 
-    /// Tiles of an image.
-    pub fn tiles_of_image(&self) -> usize {
-        tiles(self.extent)
+    /// Products of an image for each of them.
+    pub fn products_of_image(&self) -> usize {
+        self.tiling.products()
     }
 
-    /// Floats of room for the transformed input, and for the products.
+    /// Floats of room for the transformed input, and for the products of as many groups of output
+    /// blocks as there may be threads: all.
     pub fn room(&self, images: usize) -> (usize, usize) {
-        let floats = PRODUCTS * row_floats(self.chunk.min(images * tiles(self.extent)));
+        let floats = PRODUCTS * row_floats(self.chunk.min(self.tiling.tiles(images)));
         (self.weights.blocks() * floats, self.out_blocks() * floats)
     }
 
@@ -93,11 +97,13 @@ impl Winograd {
         output: &mut [f32],
     ) {
         let map = images * self.extent.pixels() * BLOCK;
-        let total = images * tiles(self.extent);
+        let total = self.tiling.tiles(images);
         let (biases, _) = self.bias.as_chunks::<BLOCK>();
         let share = crew.share(self.weights.groups());
+        let out_blocks = self.weights.first_block_of(share);
         for (first, count) in pieces(total, self.chunk) {
             let tiles = first..first + count;
+            let places = self.tiling.places(images, tiles.clone());
             let row = row_floats(count);
             let block_stride = PRODUCTS * row;
             let transformed = &mut transformed[..self.weights.blocks() * block_stride];
@@ -105,57 +111,50 @@ impl Winograd {
             crew.each(
                 transformed.chunks_exact_mut(block_stride).zip(inputs),
                 |(to, input)| {
-                    transform_input(kernels, self.extent, tiles.clone(), input, to, row);
+                    transform_input(kernels, self.extent, &places, input, to, row);
                 },
             );
             let transformed = &*transformed;
-            let products = &mut products[..self.out_blocks() * block_stride];
-            let floats = self.weights.first_block_of(share) * block_stride;
-            crew.each(
-                products.chunks_mut(floats).enumerate(),
-                |(part, products)| {
-                    let groups = part * share..self.weights.groups().min((part + 1) * share);
-                    for product in 0..PRODUCTS {
-                        self.multiply(
-                            kernels,
-                            groups.clone(),
-                            product,
-                            count,
-                            transformed,
-                            products,
-                        );
+            // A member's room is for the products of one group, which stay in the cache until they
+            // are summed up.
+            let rooms = products.chunks_mut(self.weights.first_block_of(1) * block_stride);
+            let parts = output.chunks_mut(out_blocks * map).zip(rooms);
+            crew.each(parts.enumerate(), |(part, (output, products))| {
+                let groups = part * share..self.weights.groups().min((part + 1) * share);
+                let group_floats = self.weights.first_block_of(1) * map;
+                for (group, output) in groups.zip(output.chunks_mut(group_floats)) {
+                    self.multiply(kernels, group, (images, &tiles), transformed, products);
+                    let products = products.chunks_exact(block_stride);
+                    let biases = &biases[self.weights.first_block_of(group)..];
+                    let blocks = products.zip(biases).zip(output.chunks_exact_mut(map));
+                    for ((from, bias), output) in blocks {
+                        let from = (from, row);
+                        transform_output(kernels, self.extent, &places, from, bias, output);
                     }
-                },
-            );
-            let products = products.chunks_exact(block_stride).zip(biases);
-            crew.each(
-                products.zip(output.chunks_exact_mut(map)),
-                |((from, bias), output)| {
-                    let from = (from, row);
-                    transform_output(kernels, self.extent, tiles.clone(), from, bias, output);
-                },
-            );
+                }
+            });
         }
     }
 
-    /// One of the 36 matrix products, for some groups of output blocks: `[blocks, PRODUCTS, row]` to
-    /// the same.
+    /// The 36 matrix products for a group of output blocks: `[blocks, PRODUCTS, row]` to the same.
+    /// What a tile does not need is not computed and stays what it was: none of its outputs that are
+    /// wanted depends on it.
     fn multiply(
         &self,
         kernels: &Kernels,
-        groups: Range<usize>,
-        product: usize,
-        tiles: usize,
+        group: usize,
+        (images, tiles): (usize, &Range<usize>),
         transformed: &[f32],
         products: &mut [f32],
     ) {
-        let row = row_floats(tiles);
+        let row = row_floats(tiles.len());
         let stride = PRODUCTS * row;
-        let first_block = self.weights.first_block_of(groups.start);
-        for group in groups {
-            let first = (self.weights.first_block_of(group) - first_block) * stride;
-            for (start, length) in pieces(tiles, kernels.max_pixels) {
-                let at = product * row + start * BLOCK;
+        for product in 0..PRODUCTS {
+            let needing = self.tiling.needing(images, product);
+            let needing = needing.start.max(tiles.start)..needing.end.min(tiles.end);
+            for (start, length) in pieces(needing.len(), kernels.max_pixels) {
+                let slot = needing.start - tiles.start + start;
+                let at = product * row + slot * BLOCK;
                 let tile = Tile {
                     input: &transformed[at..],
                     taps: &[0],
@@ -171,7 +170,7 @@ impl Winograd {
                     relu: false,
                     out_block_stride: stride,
                 };
-                kernels.conv_tile(&tile, &mut products[first + at..]);
+                kernels.conv_tile(&tile, &mut products[at..]);
             }
         }
     }
@@ -179,7 +178,8 @@ impl Winograd {
 
 /// Tiles whose products are worked on at a time, with so many channel blocks of input and output.
 ///
-/// As many as fit the second-level cache with all their products; but every chunk reads all weights,
+/// As many as would fit the second-level cache with their products for all output channels (those of
+/// one group are there at a time, but larger chunks gain nothing); but every chunk reads all weights,
 /// so with many channels, where products of few tiles fill that cache already, there are at least as
 /// many as make this traffic small.
 fn tiles_in_cache(kernels: &Kernels, caches: &CacheSizes, blocks: usize) -> usize {
@@ -239,39 +239,24 @@ fn evaluate(f0: &[f64; BLOCK], f1: &[f64; BLOCK], f2: &[f64; BLOCK]) -> [[f64; B
     values
 }
 
-/// Tiles of 4x4 outputs of one image, row by row; the last ones of a row and of a column may hang
-/// over the edge.
-fn tiles(extent: Extent) -> usize {
-    extent.height.div_ceil(OUTPUTS) * extent.width.div_ceil(OUTPUTS)
-}
-
-/// The first pixel of the image of a tile, and the tile's first row and column in it.
-fn place(extent: Extent, tile: usize) -> (usize, usize, usize) {
-    let columns = extent.width.div_ceil(OUTPUTS);
-    let (image, tile) = (tile / tiles(extent), tile % tiles(extent));
-    (
-        image * extent.pixels(),
-        tile / columns * OUTPUTS,
-        tile % columns * OUTPUTS,
-    )
-}
-
-/// Evaluates the 6x6 inputs around each tile of a range at all points, for one channel block.
+/// Evaluates the 6x6 inputs around each of some tiles at all points, for one channel block.
 ///
 /// `input` is `[images * height * width, 16]`; `products` is `[PRODUCTS][stride]` floats, of which
-/// the first `16 * range.len()` of each row are written.
+/// the first `16 * places.len()` of each row are written.
 fn transform_input(
     kernels: &Kernels,
     extent: Extent,
-    range: Range<usize>,
+    places: &[Place],
     input: &[f32],
     products: &mut [f32],
     stride: usize,
 ) {
     const ROW: usize = POINTS * BLOCK;
     let width = extent.width * BLOCK;
-    for (slot, tile) in range.enumerate() {
-        let (image, row, column) = place(extent, tile);
+    for (slot, place) in places.iter().enumerate() {
+        let Place {
+            image, row, column, ..
+        } = *place;
         let products = &mut products[slot * BLOCK..];
         // The convolution has a border of one zero: a patch starts one pixel up and left.
         let rows = usize::from(row == 0)..POINTS.min(extent.height + 1 - row);
@@ -292,31 +277,35 @@ fn transform_input(
     }
 }
 
-/// Interpolates the 4x4 outputs of each tile of a range from the summed products of one block of
+/// Interpolates the 4x4 outputs of some tiles from the summed products of one block of
 /// output channels, adds the bias and cuts negative values. The counterpart of [`transform_input`].
 fn transform_output(
     kernels: &Kernels,
     extent: Extent,
-    range: Range<usize>,
+    places: &[Place],
     (products, stride): (&[f32], usize),
     bias: &[f32; BLOCK],
     output: &mut [f32],
 ) {
     const ROW: usize = OUTPUTS * BLOCK;
     let width = extent.width * BLOCK;
-    for (slot, tile) in range.enumerate() {
-        let (image, row, column) = place(extent, tile);
+    for (slot, place) in places.iter().enumerate() {
+        let Place {
+            image,
+            row,
+            column,
+            height,
+            width: columns,
+        } = *place;
         let products = &products[slot * BLOCK..];
         let output = &mut output[(image + row * extent.width + column) * BLOCK..];
-        let rows = OUTPUTS.min(extent.height - row);
-        let columns = OUTPUTS.min(extent.width - column);
-        if rows == OUTPUTS && columns == OUTPUTS {
+        if height == OUTPUTS && columns == OUTPUTS {
             kernels.winograd_output(products, stride, bias, output, width);
             continue;
         }
         let mut outputs = [0.0; OUTPUTS * ROW];
         kernels.winograd_output(products, stride, bias, &mut outputs, ROW);
-        for (y, outputs) in outputs.chunks_exact(ROW).enumerate().take(rows) {
+        for (y, outputs) in outputs.chunks_exact(ROW).enumerate().take(height) {
             let length = columns * BLOCK;
             output[y * width..][..length].copy_from_slice(&outputs[..length]);
         }
@@ -384,19 +373,20 @@ mod tests {
             for kernels in Isa::available().into_iter().filter_map(Kernels::of) {
                 let isa = kernels.isa;
                 let mut output = vec![f32::NAN; input.len()];
-                let tiles = images * super::tiles(grid);
+                let tiles = Tiling::new(grid, OUTPUTS).tiles(images);
                 // In two parts, with room between the rows of products.
                 for part in [0..tiles / 2, tiles / 2..tiles] {
                     let stride = (part.len() + 1) * BLOCK;
+                    let part = Tiling::new(grid, OUTPUTS).places(images, part);
                     let mut products = vec![0.0; PRODUCTS * stride];
-                    transform_input(&kernels, grid, part.clone(), &input, &mut products, stride);
+                    transform_input(&kernels, grid, &part, &input, &mut products, stride);
                     for (row, weight) in products.chunks_exact_mut(stride).zip(weights) {
                         row.iter_mut().for_each(|value| *value *= weight[0]);
                     }
                     transform_output(
                         &kernels,
                         grid,
-                        part,
+                        &part,
                         (&products, stride),
                         &bias,
                         &mut output,
@@ -424,16 +414,18 @@ mod tests {
         let mut input = values(3 * 25 * BLOCK, 3);
         input[30 * BLOCK] = f32::NAN;
         input[40 * BLOCK] = f32::INFINITY;
-        let tiles = 3 * super::tiles(grid);
+        let tiling = Tiling::new(grid, OUTPUTS);
+        let tiles = tiling.tiles(3);
+        let places = tiling.places(3, 0..tiles);
         let stride = tiles * BLOCK;
         let mut products = vec![0.0; PRODUCTS * stride];
         let mut output = vec![0.0; input.len()];
         let kernels = Kernels::of(Isa::detect()).expect("it was detected");
-        transform_input(&kernels, grid, 0..tiles, &input, &mut products, stride);
+        transform_input(&kernels, grid, &places, &input, &mut products, stride);
         transform_output(
             &kernels,
             grid,
-            0..tiles,
+            &places,
             (&products, stride),
             &[0.0; BLOCK],
             &mut output,

@@ -12,6 +12,7 @@ use half::bf16;
 use super::crew::Crew;
 use super::fold::Folded;
 use super::layers::{Extent, cache_for_activations, pieces};
+use super::tiling::{Place, Tiling};
 use crate::kernels::bf16::{OUTPUTS, POINTS, PRODUCTS, PackedBf16, TileBf16};
 use crate::kernels::{AlignedBuffer, BLOCK, CacheSizes, Kernels, KernelsBf16, PackedWeights};
 
@@ -21,6 +22,7 @@ pub struct WinogradBf16 {
     weights: PackedBf16,
     bias: AlignedBuffer,
     extent: Extent,
+    tiling: Tiling,
     /// Tiles whose products are worked on at a time.
     chunk: usize,
 }
@@ -62,6 +64,7 @@ impl WinogradBf16 {
             weights,
             bias: folded.rounded_bias(),
             extent,
+            tiling: Tiling::new(extent, OUTPUTS),
         }
     }
 
@@ -70,14 +73,14 @@ impl WinogradBf16 {
         self.weights.blocks() * self.weights.out_blocks() * BLOCK * BLOCK
     }
 
-    /// Tiles of an image.
-    pub fn tiles_of_image(&self) -> usize {
-        tiles(self.extent)
+    /// Products of an image for each of them.
+    pub fn products_of_image(&self) -> usize {
+        self.tiling.products()
     }
 
-    /// Floats of room for the transformed input, and for the products.
+    /// Floats of room for the transformed input, and for the products; see the f32 layer.
     pub fn room(&self, images: usize) -> [usize; 2] {
-        let row = row_values(self.chunk.min(images * tiles(self.extent)));
+        let row = row_values(self.chunk.min(self.tiling.tiles(images)));
         [
             self.weights.blocks() * PRODUCTS * row / 2,
             self.weights.out_blocks() * PRODUCTS * row,
@@ -95,55 +98,58 @@ impl WinogradBf16 {
         output: &mut [bf16],
     ) {
         let map = images * self.extent.pixels() * BLOCK;
-        let total = images * tiles(self.extent);
+        let total = self.tiling.tiles(images);
         let (biases, _) = self.bias.as_chunks::<BLOCK>();
         let share = crew.share(self.weights.groups());
+        let out_blocks = self.weights.first_block_of(share);
         for (first, count) in pieces(total, self.chunk) {
             let tiles = first..first + count;
+            let places = self.tiling.places(images, tiles.clone());
             let row = row_values(count);
             let block_stride = PRODUCTS * row;
             let transformed = &mut transformed[..self.weights.blocks() * block_stride];
             let blocks = transformed.chunks_exact_mut(block_stride);
             crew.each(blocks.zip(input.chunks_exact(map)), |(to, input)| {
-                self.transform_input(tiles.clone(), input, to, row);
+                self.transform_input(&places, input, to, row);
             });
             let transformed = &*transformed;
-            let products = &mut products[..self.weights.out_blocks() * block_stride];
-            let values = self.weights.first_block_of(share) * block_stride;
-            crew.each(
-                products.chunks_mut(values).enumerate(),
-                |(part, products)| {
-                    let groups = part * share..self.weights.groups().min((part + 1) * share);
-                    for product in 0..PRODUCTS {
-                        self.multiply(groups.clone(), product, count, transformed, products);
+            // As in f32, a member's room is for the products of one group.
+            let rooms = products.chunks_mut(self.weights.first_block_of(1) * block_stride);
+            let parts = output.chunks_mut(out_blocks * map).zip(rooms);
+            crew.each(parts.enumerate(), |(part, (output, products))| {
+                let groups = part * share..self.weights.groups().min((part + 1) * share);
+                let group_values = self.weights.first_block_of(1) * map;
+                for (group, output) in groups.zip(output.chunks_mut(group_values)) {
+                    self.multiply(group, (images, &tiles), transformed, products);
+                    let products = products.chunks_exact(block_stride);
+                    let biases = &biases[self.weights.first_block_of(group)..];
+                    let blocks = products.zip(biases).zip(output.chunks_exact_mut(map));
+                    for ((from, bias), output) in blocks {
+                        self.transform_output(&places, (from, row), bias, output);
                     }
-                },
-            );
-            let blocks = products.chunks_exact(block_stride).zip(biases);
-            let blocks = blocks.zip(output.chunks_exact_mut(map));
-            crew.each(blocks, |((from, bias), output)| {
-                self.transform_output(tiles.clone(), (from, row), bias, output);
+                }
             });
         }
     }
 
-    /// One of the 16 matrix products, for some groups of output blocks: `[blocks, PRODUCTS, row]` to
-    /// the same.
+    /// The 16 matrix products for a group of output blocks: `[blocks, PRODUCTS, row]` to the same.
+    /// What a tile does not need is not computed and stays what it was: none of its outputs that are
+    /// wanted depends on it.
     fn multiply(
         &self,
-        groups: Range<usize>,
-        product: usize,
-        tiles: usize,
+        group: usize,
+        (images, tiles): (usize, &Range<usize>),
         transformed: &[bf16],
         products: &mut [f32],
     ) {
-        let row = row_values(tiles);
+        let row = row_values(tiles.len());
         let stride = PRODUCTS * row;
-        let first_block = self.weights.first_block_of(groups.start);
-        for group in groups {
-            let first = (self.weights.first_block_of(group) - first_block) * stride;
-            for (start, length) in pieces(tiles, self.kernels.max_pixels) {
-                let at = product * row + start * BLOCK;
+        for product in 0..PRODUCTS {
+            let needing = self.tiling.needing(images, product);
+            let needing = needing.start.max(tiles.start)..needing.end.min(tiles.end);
+            for (start, length) in pieces(needing.len(), self.kernels.max_pixels) {
+                let slot = needing.start - tiles.start + start;
+                let at = product * row + slot * BLOCK;
                 let tile = TileBf16 {
                     input: &transformed[at..],
                     taps: &[0],
@@ -158,15 +164,15 @@ impl WinogradBf16 {
                     relu: false,
                     out_block_stride: stride,
                 };
-                self.kernels.conv_to_f32(&tile, &mut products[first + at..]);
+                self.kernels.conv_to_f32(&tile, &mut products[at..]);
             }
         }
     }
 
-    /// Evaluates the 4x4 inputs around each tile of a range at all points, for one channel block.
+    /// Evaluates the 4x4 inputs around each of some tiles at all points, for one channel block.
     fn transform_input(
         &self,
-        range: Range<usize>,
+        places: &[Place],
         input: &[bf16],
         products: &mut [bf16],
         stride: usize,
@@ -174,8 +180,10 @@ impl WinogradBf16 {
         const ROW: usize = POINTS * BLOCK;
         let extent = self.extent;
         let width = extent.width * BLOCK;
-        for (slot, tile) in range.enumerate() {
-            let (image, row, column) = place(extent, tile);
+        for (slot, place) in places.iter().enumerate() {
+            let Place {
+                image, row, column, ..
+            } = *place;
             let products = &mut products[slot * BLOCK..];
             // The convolution has a border of one zero: a patch starts one pixel up and left.
             let rows = usize::from(row == 0)..POINTS.min(extent.height + 1 - row);
@@ -197,10 +205,10 @@ impl WinogradBf16 {
         }
     }
 
-    /// Interpolates the 2x2 outputs of each tile of a range, for one block of output channels.
+    /// Interpolates the 2x2 outputs of some tiles, for one block of output channels.
     fn transform_output(
         &self,
-        range: Range<usize>,
+        places: &[Place],
         (products, stride): (&[f32], usize),
         bias: &[f32; BLOCK],
         output: &mut [bf16],
@@ -208,13 +216,17 @@ impl WinogradBf16 {
         const ROW: usize = OUTPUTS * BLOCK;
         let extent = self.extent;
         let width = extent.width * BLOCK;
-        for (slot, tile) in range.enumerate() {
-            let (image, row, column) = place(extent, tile);
+        for (slot, place) in places.iter().enumerate() {
+            let Place {
+                image,
+                row,
+                column,
+                height,
+                width: columns,
+            } = *place;
             let products = &products[slot * BLOCK..];
             let output = &mut output[(image + row * extent.width + column) * BLOCK..];
-            let rows = OUTPUTS.min(extent.height - row);
-            let columns = OUTPUTS.min(extent.width - column);
-            if rows == OUTPUTS && columns == OUTPUTS {
+            if height == OUTPUTS && columns == OUTPUTS {
                 self.kernels
                     .winograd_output(products, stride, bias, output, width);
                 continue;
@@ -222,7 +234,7 @@ impl WinogradBf16 {
             let mut outputs = [bf16::ZERO; OUTPUTS * ROW];
             self.kernels
                 .winograd_output(products, stride, bias, &mut outputs, ROW);
-            for (y, outputs) in outputs.chunks_exact(ROW).enumerate().take(rows) {
+            for (y, outputs) in outputs.chunks_exact(ROW).enumerate().take(height) {
                 let length = columns * BLOCK;
                 output[y * width..][..length].copy_from_slice(&outputs[..length]);
             }
@@ -256,21 +268,4 @@ fn transform_filter(filter: &[f32]) -> [f64; PRODUCTS] {
         }
     }
     products
-}
-
-/// Tiles of 2x2 outputs of one image, row by row; the last ones of a row and of a column may hang
-/// over the edge.
-fn tiles(extent: Extent) -> usize {
-    extent.height.div_ceil(OUTPUTS) * extent.width.div_ceil(OUTPUTS)
-}
-
-/// The first pixel of the image of a tile, and the tile's first row and column in it.
-fn place(extent: Extent, tile: usize) -> (usize, usize, usize) {
-    let columns = extent.width.div_ceil(OUTPUTS);
-    let (image, tile) = (tile / tiles(extent), tile % tiles(extent));
-    (
-        image * extent.pixels(),
-        tile / columns * OUTPUTS,
-        tile % columns * OUTPUTS,
-    )
 }
