@@ -69,7 +69,12 @@ pub fn merge(
         None => command,
     };
 
-    let file = config_file(matches, environment)?;
+    // Subcommands that print a page take no options.
+    let takes_file = command.get_arguments().any(|a| a.get_id() == "config");
+    let file = match takes_file {
+        true => config_file(matches, environment)?,
+        false => None,
+    };
     if let Some(file) = &file {
         file.refuse_unknown()?;
     }
@@ -313,11 +318,7 @@ fn config_file(
     matches: &ArgMatches,
     environment: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Option<ConfigFile>, ArgumentError> {
-    // Subcommands that print a page take no options.
-    let Ok(typed) = matches.try_get_one::<PathBuf>("config") else {
-        return Ok(None);
-    };
-    let typed = typed.cloned();
+    let typed = matches.get_one::<PathBuf>("config").cloned();
     let Some(path) = typed.or_else(|| environment("P8_CONFIG").map(PathBuf::from)) else {
         return Ok(None);
     };
