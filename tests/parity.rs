@@ -205,8 +205,44 @@ fn scores_of_the_photographs_are_those_of_a_float64_svd() {
             .flat_map(|image| components.iter().map(move |scores| scores[image]))
             .collect();
         // The limit of the reference for scores from float32 features is 2e-5; layer4 has random
-        // convolutions that enlarge the differences of the features, which are up to 6.4e-6 here.
+        // convolutions that enlarge the differences of the features, which are up to 1.2e-5 here.
+        let feature_key = match pool {
+            "avg" => "v1.layer4.avg",
+            _ => "v1.layer4.flat_hwc",
+        };
+        let exact = golden(&reference.golden.join("features.safetensors"), feature_key);
+        let (stray, varying) = stray_columns(&features(&output), &exact);
+        assert!(stray.len() <= 2, "{case}: {stray:?}");
+        assert!(
+            stray.iter().all(|value| *value <= 1e-6),
+            "{case}: {stray:?}"
+        );
+        // Scaled, a stray column has 8 = n - 1 squares, as each of those that vary. The squared singular values add up to
+        // 8 times the columns, so that their gaps are about as many as there are columns, and the vectors turn by some
+        // 8 over that; twice as much for room.
+        let limit = 2e-5 + 2.0 * 8.0 * stray.len() as f64 / varying as f64;
         let error = relative_l2(&found, &expected);
-        assert!(error <= 2e-5, "{case}: {error:e}");
+        assert!(error <= limit, "{case}: {error:e} is above {limit:e}");
     }
+}
+
+/// A feature that is hardly above zero in one photograph, and zero in all others, may come out as zero there too, or
+/// the other way round: rounding decides on which side of the threshold of a ReLU it falls. Standardised, it
+/// counts as much as any other, or not at all. The largest value of each such column, and how many columns vary in
+/// the reference.
+fn stray_columns(found: &[Vec<f64>], exact: &[f64]) -> (Vec<f64>, usize) {
+    let width = exact.len() / found.len();
+    let varies = |column: &[f64]| column.iter().any(|x| *x != column[0]);
+    let mut stray = Vec::new();
+    let mut varying = 0;
+    for at in 0..width {
+        let expected: Vec<f64> = exact.iter().copied().skip(at).step_by(width).collect();
+        let column: Vec<f64> = found.iter().map(|row| row[at]).collect();
+        varying += usize::from(varies(&expected));
+        if varies(&expected) != varies(&column) {
+            let values = expected.into_iter().chain(column);
+            stray.push(values.fold(0.0, |a, b| b.abs().max(a)));
+        }
+    }
+    (stray, varying)
 }
