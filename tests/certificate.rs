@@ -73,6 +73,7 @@ fn a_blas_that_multiplies_wrongly_ends_the_run_and_names_the_remedy() {
     let libraries = [("f64", "1e-8"), ("f32", "1e-1")]
         .map(|(precision, part)| (precision, spoiler(folder.path(), part)));
     for (solver, rows, width) in [
+        ("auto", 700, 300),
         ("tsqr", 700, 300),
         ("wide", 200, 500),
         ("randomized", 400, 300),

@@ -11,7 +11,7 @@ use ndarray::{Array2, s};
 use p8::linalg::blas::{Transpose, gemm};
 use p8::linalg::gaussian::gaussian;
 use p8::linalg::partial_svd::{Side, Wanted, leading};
-use p8::linalg::{Scalar, blas_description, init, qr, svd, zeros};
+use p8::linalg::{Scalar, blas_description, init, partial_eigen, qr, svd, triangle, zeros};
 use p8::pca::{self, Components, Exchange, PcaSettings, Precision, Rows, Solver};
 
 /// How often each is measured; the median counts.
@@ -80,11 +80,15 @@ fn row(what: &str, seconds: f64, flops: Option<f64>) {
     println!("| {what} | {seconds:.3} | {rate} |");
 }
 
-/// Operations a second in the leaves and in the merges, and the seconds of the SVD at the root.
+/// Operations a second in the leaves and in the merges, and the seconds of the SVD at the root; of products the
+/// operations a second in the leaves and in the pass over the rows, and the seconds at the root.
 struct Rates {
     leaf: f64,
     merge: f64,
     svd: f64,
+    products: f64,
+    pass: f64,
+    search: f64,
 }
 
 fn building_blocks(d: usize) -> Rates {
@@ -142,10 +146,61 @@ fn building_blocks(d: usize) -> Rates {
         );
     });
     row(&format!("SVD of R, the {k} largest values"), partial, None);
+
+    let mut squares = zeros(d, d);
+    let turned = p8::linalg::by_columns(tall.t());
+    let products = median(|| {
+        triangle::gram(turned.view(), squares.view_mut()).expect("shapes agree");
+    });
+    let products_flops = 2.0 * size.powi(3);
+    row(
+        &format!("products of the columns of {} x {d}", 2 * d),
+        products,
+        Some(products_flops),
+    );
+    let turned = p8::linalg::by_columns(r.t());
+    triangle::gram(turned.view(), squares.view_mut()).expect("shapes agree");
+    let search = median(|| {
+        let found = partial_eigen::leading(squares.clone(), Wanted::Count(k), d / 3, f64::EPSILON);
+        drop(found.expect("finite products"));
+    });
+    row(
+        &format!("eigenvectors of products, the {k} largest"),
+        search,
+        None,
+    );
+    let directions = gaussian(6, 0, d, k);
+    let mut scores = zeros(2 * d, k);
+    let mut back = zeros(d, k);
+    let pass = median(|| {
+        let forth = (
+            (tall.view(), Transpose::No),
+            (directions.view(), Transpose::No),
+        );
+        gemm(1.0, forth.0, forth.1, 0.0, scores.view_mut()).expect("shapes agree");
+        let (x, y) = (
+            (tall.view(), Transpose::Yes),
+            (scores.view(), Transpose::No),
+        );
+        gemm(1.0, x, y, 0.0, back.view_mut()).expect("shapes agree");
+    });
+    let pass_flops = 8.0 * size * size * k as f64;
+    row(
+        &format!(
+            "X V and X^T X V, {} x {d}, {k} directions, one thread",
+            2 * d
+        ),
+        pass,
+        Some(pass_flops),
+    );
+    let threads = rayon::current_num_threads() as f64;
     Rates {
         leaf: leaf_flops / leaf,
         merge: merge_flops / merge,
         svd: partial,
+        products: products_flops / products,
+        pass: threads * pass_flops / pass,
+        search,
     }
 }
 
@@ -192,12 +247,14 @@ fn product_rate<T: Scalar>(d: usize) -> f64 {
 fn whole_fits(quick: bool) {
     let shapes = if quick {
         vec![
+            (Solver::Auto, 600, 256),
             (Solver::Tsqr, 300, 64),
             (Solver::Wide, 20, 300),
             (Solver::Randomized, 300, 64),
         ]
     } else {
         vec![
+            (Solver::Auto, 20_000, 2048),
             (Solver::Tsqr, 20_000, 2048),
             (Solver::Randomized, 20_000, 2048),
             (Solver::Wide, 100, 100_352),
@@ -206,7 +263,7 @@ fn whole_fits(quick: bool) {
         ]
     };
     for (solver, n, d) in shapes {
-        let k = if n < 100 { 7 } else { 50 };
+        let k = if n < 1000 && d != 64 { 7 } else { 50 };
         let blocks = Blocks::new(n, d);
         for precision in [Precision::F64, Precision::F32] {
             let seconds = blocks.seconds(solver, precision, k);
@@ -291,15 +348,18 @@ fn falling(first: usize, rows: usize, d: usize) -> Array2<f32> {
 /// What the cost model of `bench/pca/README.md` says of a run.
 struct Cost {
     leaves: f64,
-    /// Operations of the rank with the most.
+    /// Operations of the rank with the most, by a QR.
     flops: f64,
     levels: f64,
     message: f64,
     sent: f64,
     seconds: f64,
+    /// The same for products that the rows confirm.
+    products_flops: f64,
+    products_seconds: f64,
 }
 
-/// The cost model with the rates measured here.
+/// The cost model with the rates measured here, for d / 40 components.
 fn cost(images: f64, ranks: f64, d: f64, rates: &Rates) -> Cost {
     /// Bytes a second and seconds a message of a network of 10 Gbit/s.
     const BANDWIDTH: f64 = 1.1e9;
@@ -311,51 +371,70 @@ fn cost(images: f64, ranks: f64, d: f64, rates: &Rates) -> Cost {
     let levels = working.log2().ceil();
     let merge_flops = (own - 1.0 + levels) * 2.0 / 3.0 * d.powi(3);
     let message = 8.0 * (d * (d + 1.0) / 2.0 + 2.0 * d + 3.0);
+    let k = (d / 40.0).floor();
+    let image = 8.0 * (d * k + k * k + 2.0);
+    let products_flops = own * d * d * images / leaves;
+    let pass_flops = 4.0 * d * k * images / ranks;
+    let travel = |bytes: f64| levels * (bytes / BANDWIDTH + LATENCY);
     Cost {
+        products_flops: products_flops + pass_flops,
+        products_seconds: products_flops / rates.products
+            + pass_flops / rates.pass
+            + travel(message)
+            + travel(image)
+            + rates.search,
         leaves,
         flops: leaf_flops + merge_flops,
         levels,
         message,
         sent: (working - 1.0) * message,
-        seconds: leaf_flops / rates.leaf
-            + merge_flops / rates.merge
-            + levels * (message / BANDWIDTH + LATENCY)
-            + rates.svd,
+        seconds: leaf_flops / rates.leaf + merge_flops / rates.merge + travel(message) + rates.svd,
     }
 }
 
 /// The model beside fits of this one rank.
 fn check(quick: bool, rates: &Rates) {
-    println!("| images on this rank | predicted, seconds | measured, seconds |\n|---|---|---|");
+    println!(
+        "| images on this rank | QR, predicted seconds | measured | products, predicted seconds | measured |"
+    );
+    println!("|---|---|---|---|---|");
     let (d, counts) = if quick {
-        (64, vec![300])
+        (256, vec![600])
     } else {
         (2048, vec![10_000, 20_000, 40_000])
     };
     for images in counts {
-        let predicted = cost(images as f64, 1.0, d as f64, rates).seconds;
+        let predicted = cost(images as f64, 1.0, d as f64, rates);
         let blocks = Blocks::new(images, d);
-        let measured = blocks.seconds(Solver::Tsqr, Precision::F64, d / 40);
-        println!("| {images} | {predicted:.2} | {measured:.2} |");
+        let measured = |solver| blocks.seconds(solver, Precision::F64, d / 40);
+        println!(
+            "| {images} | {:.2} | {:.2} | {:.2} | {:.2} |",
+            predicted.seconds,
+            measured(Solver::Tsqr),
+            predicted.products_seconds,
+            measured(Solver::Auto)
+        );
     }
 }
 
 fn prediction(d: f64, rates: &Rates) {
     println!(
-        "| images | ranks | leaves | GFLOP a rank | levels between ranks | MB a message | MB sent in all | seconds |"
+        "| images | ranks | leaves | levels between ranks | MB a message | MB sent in all | QR: GFLOP a rank | seconds | products: GFLOP a rank | seconds |"
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     for images in [1e6, 1e8, 1e9_f64] {
         for ranks in [3.0, 64.0, 1024.0_f64] {
             let cost = cost(images, ranks, d, rates);
             println!(
-                "| {images:.0e} | {ranks} | {} | {:.0} | {} | {:.1} | {:.0} | {:.1} |",
+                "| {images:.0e} | {ranks} | {} | {} | {:.1} | {:.0} | {:.0} | {:.1} | {:.0} | {:.1} |",
                 cost.leaves,
-                cost.flops / 1e9,
                 cost.levels,
                 cost.message / 1e6,
                 cost.sent / 1e6,
+                cost.flops / 1e9,
                 cost.seconds,
+                cost.products_flops / 1e9,
+                cost.products_seconds,
             );
         }
     }

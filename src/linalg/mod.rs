@@ -6,10 +6,12 @@
 //! without MPI. OpenBLAS runs on one thread: with more of
 //! them it cuts its sums differently, and the bits of a result would depend on the machine.
 
+pub mod basis;
 pub mod blas;
 pub mod gaussian;
 pub mod lapack;
 pub mod norms;
+pub mod partial_eigen;
 pub mod partial_svd;
 pub mod qr;
 pub mod scalar;

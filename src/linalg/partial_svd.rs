@@ -22,22 +22,23 @@ use std::ops::Range;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 
+use super::basis::orthonormalize;
 use super::blas::{self, Transpose};
 use super::gaussian::gaussian;
 use super::{LinalgError, norms, qr, svd, triangle, zeros};
 
 /// Most columns of a block: enough for products at full speed, and for values that come in tens.
-const BLOCK: usize = 32;
+pub(super) const BLOCK: usize = 32;
 
 /// A basis consists of at least this many blocks, or the values would have no time to converge.
-const LEAST_BLOCKS: usize = 8;
+pub(super) const LEAST_BLOCKS: usize = 8;
 
 /// The residual that counts as converged is this many units of sqrt(n) times the wanted accuracy of the largest value.
-const UNITS: f64 = 8.0;
+pub(super) const UNITS: f64 = 8.0;
 
 /// How much more of the basis there must be before convergence is looked at again: the SVD of T
 /// costs as much as a few blocks.
-const GROWTH: f64 = 1.2;
+pub(super) const GROWTH: f64 = 1.2;
 
 /// The largest part by which another singular value may exceed the smallest one found unnoticed.
 const LARGEST_DOUBT: f64 = 1e-6;
@@ -175,7 +176,7 @@ enum Found {
 
 /// The residual that counts as converged, of `tolerance` or less: where values are small beside the largest, a
 /// larger one would leave doubt in the proof, a third of [`LARGEST_DOUBT`] by the formula in `finish`.
-fn needed(tolerance: f64, values: &[f64], n: usize) -> f64 {
+pub(super) fn needed(tolerance: f64, values: &[f64], n: usize) -> f64 {
     let least = UNITS * f64::EPSILON * (n as f64).sqrt();
     match (values.first(), values.last()) {
         (Some(largest), Some(smallest)) => {
@@ -184,6 +185,21 @@ fn needed(tolerance: f64, values: &[f64], n: usize) -> f64 {
         }
         _ => tolerance,
     }
+}
+
+/// By which part another value may exceed the last of these unnoticed in squares of order n, whose triplets have
+/// residuals of no more than `limit`; or that it is too large a part.
+pub(super) fn doubt(limit: f64, values: &[f64], n: usize) -> Result<f64, String> {
+    let part = values.last().unwrap_or(&0.0) / values.first().unwrap_or(&0.0);
+    let spread = part.powi(-2);
+    let doubt = 8.0 * n as f64 * f64::EPSILON * spread + (2.0 * limit * spread).powi(2);
+    if doubt.is_nan() || doubt > LARGEST_DOUBT {
+        return Err(format!(
+            "value {} is {part:.1e} of the largest, too small to tell whether others are as large",
+            values.len()
+        ));
+    }
+    Ok(doubt)
 }
 
 /// The two bases and T; A is the triangle, or its transpose where the left vectors are wanted.
@@ -227,7 +243,6 @@ impl<'a> Krylov<'a> {
             drawn: 0,
         };
         let start = gaussian(SEED, 0, n, block);
-        krylov.drawn = n;
         let q = qr::Factored::new(start)?.apply(&Array2::eye(block))?;
         krylov.v.slice_mut(s![.., ..block]).assign(&q);
         Ok(krylov)
@@ -306,18 +321,14 @@ impl<'a> Krylov<'a> {
             return Ok(Found::Doubtful("no values were looked at".into()));
         };
         let values = small.values[..k].to_vec();
-        let (largest, smallest) = (values[0], values[k - 1]);
+        let largest = values[0];
         // A residual of rho couples a triplet to the rest of the squares by 2 rho s_1^2 at most, which moves
         // their largest value by the square of that over s_k^2.
         let limit = 4.0 * needed(tolerance, &values, n);
-        let spread = (largest / smallest).powi(2);
-        let doubt = 8.0 * n as f64 * f64::EPSILON * spread + (2.0 * limit * spread).powi(2);
-        if doubt.is_nan() || doubt > LARGEST_DOUBT {
-            return Ok(Found::Doubtful(format!(
-                "value {k} is {:.1e} of the largest, too small to tell whether others are as large",
-                smallest / largest
-            )));
-        }
+        let doubt = match doubt(limit, &values, n) {
+            Ok(doubt) => doubt,
+            Err(reason) => return Ok(Found::Doubtful(reason)),
+        };
         let mut vectors = zeros(n, k);
         blas::gemm(
             1.0,
@@ -350,7 +361,7 @@ impl<'a> Krylov<'a> {
         residual /= largest;
         if residual.is_nan() || residual > limit {
             return Ok(Found::Doubtful(format!(
-                "its residual is {residual:.1e}, more than {limit:.1e}"
+                "the residual of a vector is {residual:.1e}, more than {limit:.1e}"
             )));
         }
         let left = match self.transpose {
@@ -392,7 +403,7 @@ fn minus_squares(r: ArrayView2<f64>) -> Result<Array2<f64>, LinalgError> {
 
 /// Whether a matrix, whose squares are those of [`minus_squares`], without the triplets of `left` `[n, k]` and
 /// `values` `[k]` has no singular value that exceeds the last of them by more than the part `doubt`.
-fn nothing_larger(
+pub(super) fn nothing_larger(
     squares: Array2<f64>,
     left: &Array2<f64>,
     values: &[f64],
@@ -435,106 +446,6 @@ fn in_proof_tiles(
         let end = start + tile.ncols();
         work(start..end, tile.slice_move(s![..end, ..]))
     })
-}
-
-/// Columns below this length, where A has norm 1 to 2, are what rounding left of columns that were
-/// in the basis already.
-const NOTHING: f64 = 1e-13;
-
-/// The square of this part, with many like it, is lost in the rounding of numbers near 1.
-const NO_CHANGE: f64 = 1e-9;
-
-/// q `[n, b]`, above `[m, b]` and within `[b, b]` of a block over a basis of m vectors.
-type Orthonormalized = (Array2<f64>, Array2<f64>, Array2<f64>);
-
-/// `block = basis above + q within`, with orthonormal q, `[n, b]`, orthogonal to the basis.
-///
-/// Block Gram-Schmidt with a second pass after the block is normalised (Barlow and Smoktunowicz,
-/// "Reorthogonalized block classical Gram-Schmidt", 2013). Where the block brings less than b new
-/// directions, random ones take their place, and their rows of `within` are zero.
-fn orthonormalize(
-    basis: ArrayView2<f64>,
-    mut block: Array2<f64>,
-    drawn: &mut usize,
-) -> Result<Orthonormalized, LinalgError> {
-    let width = block.ncols();
-    let mut above = take_out(basis, &mut block)?;
-    let factored = qr::Factored::new(block.clone())?;
-    let mut within = factored.r();
-    let mut q = if within.diag().iter().all(|x| x.abs() > NOTHING) {
-        factored.apply(&Array2::eye(width))?
-    } else {
-        let (q, r) = fill_up(block, drawn);
-        within = r;
-        q
-    };
-    let again = take_out(basis, &mut q)?;
-    above += &again.dot(&within);
-    // What was taken out of orthonormal columns changes their products by its square.
-    if norms::frobenius(&again) <= NO_CHANGE {
-        return Ok((q, above, within));
-    }
-    let factored = qr::Factored::new(q)?;
-    let within = factored.r().dot(&within);
-    Ok((factored.apply(&Array2::eye(width))?, above, within))
-}
-
-/// Vectors of the basis, and rows of a block, that a thread takes at once.
-const BASIS_TILE: usize = 64;
-const ROW_TILE: usize = 512;
-
-/// Subtracts from the columns of `block` what lies in the basis, and returns the coefficients.
-fn take_out(basis: ArrayView2<f64>, block: &mut Array2<f64>) -> Result<Array2<f64>, LinalgError> {
-    let mut coefficients = zeros(basis.ncols(), block.ncols());
-    let tiles: Vec<_> = coefficients
-        .axis_chunks_iter_mut(Axis(0), BASIS_TILE)
-        .zip(basis.axis_chunks_iter(Axis(1), BASIS_TILE))
-        .collect();
-    tiles.into_par_iter().try_for_each(|(to, basis)| {
-        let (basis, block) = ((basis, Transpose::Yes), (block.view(), Transpose::No));
-        blas::gemm(1.0, basis, block, 0.0, to)
-    })?;
-    let tiles: Vec<_> = block
-        .axis_chunks_iter_mut(Axis(0), ROW_TILE)
-        .zip(basis.axis_chunks_iter(Axis(0), ROW_TILE))
-        .collect();
-    tiles.into_par_iter().try_for_each(|(from, basis)| {
-        let (basis, along) = ((basis, Transpose::No), (coefficients.view(), Transpose::No));
-        blas::gemm(-1.0, basis, along, 1.0, from)
-    })?;
-    Ok(coefficients)
-}
-
-/// QR of a block whose columns may depend on each other, by columns: one that brings nothing new is
-/// replaced by a random one, with a row of zeros in R.
-fn fill_up(mut block: Array2<f64>, drawn: &mut usize) -> (Array2<f64>, Array2<f64>) {
-    let (n, width) = block.dim();
-    let mut r = zeros(width, width);
-    for j in 0..width {
-        let (before, mut rest) = block.view_mut().split_at(Axis(1), j);
-        let mut column = rest.column_mut(0);
-        let take_out = |column: &mut ndarray::ArrayViewMut1<f64>, r: Option<&mut Array2<f64>>| {
-            let mut along = before.t().dot(column);
-            *column -= &before.dot(&along);
-            let again = before.t().dot(column);
-            *column -= &before.dot(&again);
-            along += &again;
-            if let Some(r) = r {
-                r.slice_mut(s![..j, j]).assign(&along);
-            }
-            norms::euclidean(column.iter())
-        };
-        let mut length = take_out(&mut column, Some(&mut r));
-        if length > NOTHING {
-            r[[j, j]] = length;
-        } else {
-            column.assign(&gaussian(SEED, *drawn, n, 1).column(0));
-            *drawn += n;
-            length = take_out(&mut column, None);
-        }
-        column /= length;
-    }
-    (block, r)
 }
 
 #[cfg(test)]
@@ -735,25 +646,6 @@ mod tests {
             f64::EPSILON,
         );
         assert!(matches!(outcome.unwrap(), Outcome::GaveUp(_)));
-    }
-
-    #[test]
-    fn directions_that_bring_nothing_are_replaced() {
-        let basis = qr::Factored::new(gaussian(2, 0, 50, 6)).unwrap();
-        let basis = basis.apply(&Array2::eye(6)).unwrap();
-        let mut block = by_columns(gaussian(3, 0, 50, 4).view());
-        let inside = basis.dot(&gaussian(4, 0, 6, 1));
-        block.column_mut(1).assign(&inside.column(0));
-        let twice = &block.column(0) * 2.0;
-        block.column_mut(2).assign(&twice);
-        let mut drawn = 0;
-        let (q, above, within) = orthonormalize(basis.view(), block.clone(), &mut drawn).unwrap();
-        assert!(drawn > 0);
-        let back = basis.dot(&above) + q.dot(&within);
-        assert!(norms::frobenius(&(&back - &block)) <= 1e-13);
-        assert!(norms::frobenius(&q.t().dot(&basis)) <= 1e-13);
-        let products = q.t().dot(&q);
-        assert!(norms::frobenius(&(&products - &Array2::<f64>::eye(4))) <= 1e-13);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_int};
 use std::iter::Sum;
 
-use ndarray::NdFloat;
+use ndarray::{Array2, NdFloat};
 
 /// `f32` or `f64`, with the routines that LAPACK and BLAS have for it.
 pub trait Scalar: NdFloat + Sum<Self> {
@@ -17,6 +17,8 @@ pub trait Scalar: NdFloat + Sum<Self> {
     fn of_f64(value: f64) -> Self;
     /// The same value as `f64`, exactly.
     fn as_f64(self) -> f64;
+    /// The same matrix as `f64`, in the same order.
+    fn widened(matrix: Array2<Self>) -> Array2<f64>;
     /// Appends the number to a message.
     fn write(self, message: &mut Vec<u8>);
     /// Reads a number of `BYTES` bytes.
@@ -46,6 +48,8 @@ pub struct Routines<T> {
     pub gesvd: Routine<Gesvd<T>>,
     /// Matrix product.
     pub gemm: Routine<Gemm<T>>,
+    /// Product of a matrix and its transpose.
+    pub syrk: Routine<Syrk<T>>,
 }
 
 /// m, n, A, lda, T, ldt, info.
@@ -105,15 +109,29 @@ pub type Gemm<T> = unsafe extern "C" fn(
     In<c_int>,
 );
 
+/// uplo, trans, n, k, alpha, A, lda, beta, C, ldc.
+pub type Syrk<T> = unsafe extern "C" fn(
+    In<c_char>,
+    In<c_char>,
+    In<c_int>,
+    In<c_int>,
+    In<T>,
+    In<T>,
+    In<c_int>,
+    In<T>,
+    Out<T>,
+    In<c_int>,
+);
+
 mod blas {
     //! BLAS in Fortran's calling convention, which the LAPACK bindings leave out.
 
     use super::{In, Out, c_char, c_int};
 
-    macro_rules! gemm {
-        ($name:ident, $scalar:ty) => {
+    macro_rules! products {
+        ($gemm:ident, $syrk:ident, $scalar:ty) => {
             unsafe extern "C" {
-                pub fn $name(
+                pub fn $gemm(
                     transpose_a: In<c_char>,
                     transpose_b: In<c_char>,
                     m: In<c_int>,
@@ -128,16 +146,28 @@ mod blas {
                     c: Out<$scalar>,
                     leading_c: In<c_int>,
                 );
+                pub fn $syrk(
+                    triangle: In<c_char>,
+                    transpose: In<c_char>,
+                    n: In<c_int>,
+                    k: In<c_int>,
+                    alpha: In<$scalar>,
+                    a: In<$scalar>,
+                    leading_a: In<c_int>,
+                    beta: In<$scalar>,
+                    c: Out<$scalar>,
+                    leading_c: In<c_int>,
+                );
             }
         };
     }
 
-    gemm!(sgemm_, f32);
-    gemm!(dgemm_, f64);
+    products!(sgemm_, ssyrk_, f32);
+    products!(dgemm_, dsyrk_, f64);
 }
 
 macro_rules! scalar {
-    ($scalar:ty, $letter:literal, $geqrt3:ident, $gesdd:ident, $gesvd:ident, $gemm:ident) => {
+    ($scalar:ty, $widened:expr, $letter:literal, $geqrt3:ident, $gesdd:ident, $gesvd:ident, $gemm:ident, $syrk:ident) => {
         impl Scalar for $scalar {
             const BYTES: usize = size_of::<$scalar>();
             const EPS: f64 = <$scalar>::EPSILON as f64;
@@ -158,6 +188,10 @@ macro_rules! scalar {
                     name: concat!($letter, "gemm"),
                     call: blas::$gemm,
                 },
+                syrk: Routine {
+                    name: concat!($letter, "syrk"),
+                    call: blas::$syrk,
+                },
             };
 
             fn of_f64(value: f64) -> $scalar {
@@ -166,6 +200,10 @@ macro_rules! scalar {
 
             fn as_f64(self) -> f64 {
                 self as f64
+            }
+
+            fn widened(matrix: Array2<$scalar>) -> Array2<f64> {
+                $widened(matrix)
             }
 
             fn write(self, message: &mut Vec<u8>) {
@@ -180,5 +218,23 @@ macro_rules! scalar {
     };
 }
 
-scalar!(f32, "s", sgeqrt3_, sgesdd_, sgesvd_, sgemm_);
-scalar!(f64, "d", dgeqrt3_, dgesdd_, dgesvd_, dgemm_);
+scalar!(
+    f32,
+    |m: Array2<f32>| m.mapv(f64::from),
+    "s",
+    sgeqrt3_,
+    sgesdd_,
+    sgesvd_,
+    sgemm_,
+    ssyrk_
+);
+scalar!(
+    f64,
+    std::convert::identity,
+    "d",
+    dgeqrt3_,
+    dgesdd_,
+    dgesvd_,
+    dgemm_,
+    dsyrk_
+);

@@ -9,21 +9,10 @@ use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 
 use super::blas::{Transpose, gemm, shape};
+use super::scalar::Scalar;
 use super::{LinalgError, by_columns, lapack};
 
 unsafe extern "C" {
-    fn dsyrk_(
-        triangle: *const c_char,
-        transpose: *const c_char,
-        n: *const c_int,
-        k: *const c_int,
-        alpha: *const f64,
-        a: *const f64,
-        leading_a: *const c_int,
-        beta: *const f64,
-        c: *mut f64,
-        leading_c: *const c_int,
-    );
     fn dtrmm_(
         side: *const c_char,
         triangle: *const c_char,
@@ -147,7 +136,7 @@ fn triangle(
 
 /// The upper triangle of `a a^T`, for a `[n, m]`, into g `[n, n]`, whose other entries stay as they are.
 /// m n^2 operations.
-pub fn gram(a: ArrayView2<f64>, mut g: ArrayViewMut2<f64>) -> Result<(), LinalgError> {
+pub fn gram<T: Scalar>(a: ArrayView2<T>, mut g: ArrayViewMut2<T>) -> Result<(), LinalgError> {
     assert_eq!(g.dim(), (a.nrows(), a.nrows()), "gram: shapes");
     let strips = g.axis_chunks_iter_mut(Axis(1), GRAM_TILE).enumerate();
     let tiles: Vec<_> = strips
@@ -167,12 +156,12 @@ pub fn gram(a: ArrayView2<f64>, mut g: ArrayViewMut2<f64>) -> Result<(), LinalgE
             return syrk(left, tile);
         }
         let (left, right) = ((left, Transpose::No), (right, Transpose::Yes));
-        gemm(1.0, left, right, 0.0, tile)
+        gemm(T::one(), left, right, T::zero(), tile)
     })
 }
 
 /// The runs of `height` rows of a matrix.
-fn split_rows(mut a: ArrayViewMut2<f64>, height: usize) -> Vec<ArrayViewMut2<f64>> {
+fn split_rows<T>(mut a: ArrayViewMut2<T>, height: usize) -> Vec<ArrayViewMut2<T>> {
     let mut runs = Vec::new();
     while a.nrows() > height {
         let (run, rest) = a.split_at(Axis(0), height);
@@ -184,23 +173,23 @@ fn split_rows(mut a: ArrayViewMut2<f64>, height: usize) -> Vec<ArrayViewMut2<f64
 }
 
 /// The upper triangle of `a a^T`, for a `[n, m]`, into c `[n, n]`.
-fn syrk(a: ArrayView2<f64>, mut c: ArrayViewMut2<f64>) -> Result<(), LinalgError> {
-    const NAME: &str = "dsyrk";
-    let (n, m, leading_a) = shape(NAME, a)?;
-    let (_, _, leading_c) = shape(NAME, c.view())?;
-    assert_eq!(c.dim(), (a.nrows(), a.nrows()), "{NAME}: shapes");
+fn syrk<T: Scalar>(a: ArrayView2<T>, mut c: ArrayViewMut2<T>) -> Result<(), LinalgError> {
+    let routine = T::ROUTINES.syrk;
+    let (n, m, leading_a) = shape(routine.name, a)?;
+    let (_, _, leading_c) = shape(routine.name, c.view())?;
+    assert_eq!(c.dim(), (a.nrows(), a.nrows()), "{}: shapes", routine.name);
     // SAFETY: a is n x m and c is n x n, checked above, at the distances that `shape` found; c is
     // borrowed alone.
     unsafe {
-        dsyrk_(
+        (routine.call)(
             &(b'U' as c_char),
             &Transpose::No.letter(),
             &n,
             &m,
-            &1.0,
+            &T::one(),
             a.as_ptr(),
             &leading_a,
-            &0.0,
+            &T::zero(),
             c.as_mut_ptr(),
             &leading_c,
         );

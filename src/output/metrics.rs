@@ -114,7 +114,8 @@ pub struct Weights {
 pub struct Traffic {
     /// Counted.
     pub sent_bytes: u64,
-    /// What the schedule says: boundary rows, and half a square matrix for each node that travels.
+    /// What the schedule says: boundary rows, half a square matrix for each node that travels, and what further passes
+    /// over the rows send.
     pub predicted_bytes: u64,
 }
 

@@ -100,20 +100,34 @@ pub fn centered<T: Scalar>(blocks: &[Block], width: usize, room: Vec<T>) -> (Arr
     (deviations, mean)
 }
 
-/// [`centered`] in f64 and stored by rows, as the rows of most blocks come: `[n, width]`.
-pub fn centered_by_rows(blocks: &[Block], width: usize, room: Vec<f64>) -> (Array2<f64>, Mean) {
+/// [`centered`] stored by rows, as the rows of most blocks come: `[n, width]`; and for every column the sum of the
+/// squares of its deviations before they are rounded.
+pub fn centered_by_rows<T: Scalar>(
+    blocks: &[Block],
+    width: usize,
+    room: Vec<T>,
+) -> (Array2<T>, Mean, Vec<f64>) {
     let (count, mut mean) = uncorrected(blocks, width);
     // The transpose of a matrix that is stored by columns is stored by rows.
     let mut deviations = in_room(room, width, count).reversed_axes();
-    let mut rest = vec![0.0; width];
+    let mut sums = Sums {
+        rest: vec![0.0; width],
+        squares: vec![0.0; width],
+    };
     let mut first = 0;
     for block in blocks {
         let to = deviations.slice_mut(s![first..first + block.dim().0, ..]);
-        on_rows!(block, rows => copy_deviations(rows, &mean, to, &mut rest));
+        on_rows!(block, rows => copy_deviations(rows, &mean, to, &mut sums));
         first += block.dim().0;
     }
-    correct(&mut mean, &rest, count);
-    (deviations, mean)
+    correct(&mut mean, &sums.rest, count);
+    (deviations, mean, sums.squares)
+}
+
+/// Of every column the sum of the deviations, and of their squares.
+struct Sums {
+    rest: Vec<f64>,
+    squares: Vec<f64>,
 }
 
 /// How many rows, and their mean before its correction.
@@ -205,12 +219,12 @@ fn transpose_deviations<F: Scalar, T: Scalar>(
     }
 }
 
-/// Writes the deviations of rows to `to`, stored by rows; adds them to `rest`.
-fn copy_deviations<F: Scalar>(
+/// Writes the deviations of rows to `to`, stored by rows; adds them to the sums.
+fn copy_deviations<F: Scalar, T: Scalar>(
     rows: ArrayView2<F>,
     mean: &Mean,
-    mut to: ArrayViewMut2<f64>,
-    rest: &mut [f64],
+    mut to: ArrayViewMut2<T>,
+    Sums { rest, squares }: &mut Sums,
 ) {
     /// Columns whose means and sums stay in the first-level cache.
     const COLUMNS: usize = 512;
@@ -219,16 +233,19 @@ fn copy_deviations<F: Scalar>(
         let columns = start..(start + COLUMNS).min(rest.len());
         let origins = &mean.origin[columns.clone()];
         let offsets = &mean.offset[columns.clone()];
-        let sums = &mut rest[columns.clone()];
+        let rest = &mut rest[columns.clone()];
+        let squares = &mut squares[columns.clone()];
         for (row, mut line) in rows.rows().into_iter().zip(to.rows_mut()) {
             let line = line.as_slice_mut().expect("rows in one piece");
             let means = origins.iter().zip(offsets);
             let numbers = part(&row, columns.clone()).iter().zip(means);
-            let places = sums.iter_mut().zip(&mut line[columns.clone()]);
-            for ((x, (origin, offset)), (rest, place)) in numbers.zip(places) {
+            let sums = rest.iter_mut().zip(squares.iter_mut());
+            let places = sums.zip(&mut line[columns.clone()]);
+            for ((x, (origin, offset)), ((rest, square), place)) in numbers.zip(places) {
                 let deviation = (x.as_f64() - origin) - offset;
                 *rest += deviation;
-                *place = deviation;
+                *square += deviation * deviation;
+                *place = T::of_f64(deviation);
             }
         }
     }
@@ -299,11 +316,15 @@ mod tests {
                 let centered = centered(&blocks, d, room);
                 assert_eq!(centered, (expected.clone(), mean.clone()));
             }
-            let mut by_rows = centered_by_rows(&blocks, d, vec![7.0; n * d + 3]);
-            assert_eq!(by_rows, (expected.clone(), mean.clone()));
-            by_rows = centered_by_rows(&blocks, d, vec![]);
-            assert!(by_rows.0.is_standard_layout());
-            assert_eq!(by_rows, (expected.clone(), mean.clone()));
+            let squares = expected.mapv(|x| x * x).sum_axis(Axis(0));
+            for room in [vec![7.0; n * d + 3], vec![]] {
+                let by_rows = centered_by_rows(&blocks, d, room);
+                assert!(by_rows.0.is_standard_layout());
+                assert_eq!((&by_rows.0, &by_rows.1), (&expected, &mean));
+                for (found, sum) in by_rows.2.iter().zip(&squares) {
+                    assert!((found - sum).abs() <= 1e-14 * sum, "{found} {sum}");
+                }
+            }
             let (single, same) = centered::<f32>(&blocks, d, vec![]);
             assert_eq!((single, same), (expected.mapv(|x| x as f32), mean));
         }

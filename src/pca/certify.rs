@@ -189,7 +189,8 @@ pub struct Certificate {
     pub factor_residual: Check,
     /// The orthogonality of its Q, |I - Q^T Q|, along the probes.
     pub factor_orthogonality: Check,
-    /// The residual of the SVD of R, over the norm of R.
+    /// The residual of the SVD of R, over the norm of R; where there is no R, of the components as a pass over the
+    /// rows measured it.
     pub svd_residual: Check,
     /// The residual of the components, |X V - U S| / |X|, along random combinations of them.
     pub pca_residual: Check,

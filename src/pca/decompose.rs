@@ -74,6 +74,33 @@ pub(super) fn decompose(
     })
 }
 
+/// What to ask of a search for the leading values of a matrix of this order, and the largest basis that it may
+/// take; or why all of them are computed instead.
+pub(super) fn wanted(components: Components, order: usize) -> Result<(Wanted, usize), String> {
+    if order < PARTIAL_FROM {
+        return Err("so few that a part of them would save nothing".into());
+    }
+    match components {
+        Components::Count(k) if k > order / FEW => Err(format!("{k} of them are no small part")),
+        Components::Count(k) => Ok((Wanted::Count(k), order / BASIS)),
+        Components::Variance(fraction) => Ok((Wanted::Squares(fraction), order / BASIS_UNKNOWN)),
+    }
+}
+
+/// How accurately leading values are looked for: to f32 a factor is no better than the root of eps of f64 (`gram`),
+/// and products are worse than that.
+pub(super) fn accuracy(precision: Precision) -> f64 {
+    match precision {
+        Precision::F32 => f32::EPS / 256.0,
+        Precision::F64 => f64::EPS,
+    }
+}
+
+/// What the certificate says of singular values of which only some were computed.
+pub(super) fn leading_of(count: usize, order: usize) -> String {
+    format!("the {count} largest singular values of {order}")
+}
+
 /// The leading part, or why it takes everything.
 fn part(
     r: &Array2<f64>,
@@ -83,22 +110,13 @@ fn part(
     (n, d): (usize, usize),
 ) -> Result<Result<Decomposed, String>, PcaError> {
     let order = r.ncols();
-    if r.nrows() < order || order < PARTIAL_FROM {
-        return Ok(Err("so few that a part of them would save nothing".into()));
-    }
-    let (wanted, most) = match settings.components {
-        Components::Count(k) if k > order / FEW => {
-            return Ok(Err(format!("{k} of them are no small part")));
-        }
-        Components::Count(k) => (Wanted::Count(k), order / BASIS),
-        Components::Variance(fraction) => (Wanted::Squares(fraction), order / BASIS_UNKNOWN),
+    // A trapezoid has as many values as it has rows.
+    let square = if r.nrows() < order { 0 } else { order };
+    let (wanted, most) = match wanted(settings.components, square) {
+        Ok(asked) => asked,
+        Err(reason) => return Ok(Err(reason)),
     };
-    // To f32 R is no better than the root of eps of f64: gram.rs.
-    let accuracy = match settings.precision {
-        Precision::F32 => f32::EPS / 256.0,
-        Precision::F64 => f64::EPS,
-    };
-    let found = match leading(r, side, wanted, most, accuracy)? {
+    let found = match leading(r, side, wanted, most, accuracy(settings.precision))? {
         Outcome::Found(found) => found,
         Outcome::GaveUp(reason) => {
             tracing::debug!("all singular values are computed: {reason}");
@@ -112,10 +130,7 @@ fn part(
     };
     let choice = spectrum.choose(settings, n, d);
     Ok(Ok(Decomposed {
-        svd: format!(
-            "the {} largest singular values of {order}",
-            spectrum.values.len()
-        ),
+        svd: leading_of(spectrum.values.len(), order),
         vectors: found.vectors.slice(s![.., ..choice.k]).to_owned(),
         spectrum,
         residual: found.residual,

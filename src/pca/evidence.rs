@@ -13,7 +13,7 @@
 //! z = R^-1 g looks at all of them alike, and there |X z| / |g| is how far Q = X R^-1 is from
 //! preserving lengths, which is to say from being orthonormal.
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, s};
 
 use super::exchange::Exchange;
 use crate::linalg::blas::Transpose;
@@ -30,7 +30,7 @@ const SEED: u64 = 0x7038_7072_6f62;
 pub struct Probe {
     /// A unit vector, `[d]`.
     pub direction: Vec<f64>,
-    /// The norm of the centred (and scaled) rows along it, according to the factor.
+    /// The norm of the centred (and scaled) rows along it, according to the factor, or to the products of columns.
     pub length: f64,
 }
 
@@ -49,12 +49,41 @@ pub struct Approximation {
     pub rest: f64,
 }
 
+/// What `tsqr` computed on the way to its components.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Route {
+    /// Whether the products of the columns came first.
+    pub products: bool,
+    /// Directions of the pass over the rows that was to confirm them; 0 where there was none.
+    pub directions: usize,
+    /// Whether the rows were factored, at once or where they did not confirm the products.
+    pub factor: bool,
+}
+
+impl Route {
+    /// The factorisation of the rows alone.
+    pub(super) const FACTOR: Route = Route {
+        products: false,
+        directions: 0,
+        factor: true,
+    };
+
+    /// The products alone, and a pass over the rows with so many directions.
+    pub(super) fn of_products(directions: usize) -> Route {
+        Route {
+            products: true,
+            directions,
+            factor: false,
+        }
+    }
+}
+
 /// All of it; empty for a model that was read from a file.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Evidence {
     /// Directions in which the rows are measured.
     pub probes: Vec<Probe>,
-    /// How far the singular triplets are from those of R, over its norm.
+    /// How far the singular triplets are from those of R, over its norm; of products, from those of the rows.
     pub decomposition: f64,
     /// How far the Q factor that the solver used is from orthonormal, where it is explicit.
     pub orthogonality: Option<f64>,
@@ -62,6 +91,8 @@ pub struct Evidence {
     pub svd: String,
     /// The error of an approximation.
     pub approximation: Option<Approximation>,
+    /// What `tsqr` computed, which every rank knows.
+    pub route: Route,
 }
 
 impl Evidence {
@@ -104,6 +135,7 @@ impl Evidence {
                 rest: head[5],
             }),
             svd: String::from_utf8_lossy(&text).into_owned(),
+            route: Route::default(),
             probes: probes
                 .chunks_exact(d + 1)
                 .map(|numbers| Probe {
@@ -139,6 +171,24 @@ pub(super) fn of_factor(r: &Array2<f64>) -> Result<Vec<Probe>, LinalgError> {
     // An overflow on the way to R^-1 g tells nothing about R.
     probes.retain(|probe| probe.direction.iter().all(|x| x.is_finite()));
     Ok(probes)
+}
+
+/// Probes for the products of the columns of all rows, C `[d, d]`, of which the upper triangle counts: normal
+/// directions, along which the squares of the rows are z^T C z.
+pub(super) fn of_products(products: ArrayView2<f64>) -> Vec<Probe> {
+    let d = products.ncols();
+    let mut directions = gaussian(SEED, 0, d, PROBES);
+    normalize(&mut directions);
+    let mut squares = [0.0; PROBES];
+    for (j, column) in products.columns().into_iter().enumerate() {
+        for (square, z) in squares.iter_mut().zip(directions.columns()) {
+            let above = column.slice(s![..j]).dot(&z.slice(s![..j]));
+            *square += z[j] * (2.0 * above + z[j] * column[j]);
+        }
+    }
+    // Rounding may leave less than nothing of rows that are zero.
+    let lengths = squares.map(|square| square.max(0.0).sqrt());
+    of_columns(directions.view(), lengths.to_vec())
 }
 
 /// Probes from directions `[d, count]` and their lengths.
@@ -188,7 +238,6 @@ mod tests {
     use super::*;
     use crate::linalg::{by_columns, hostile, qr};
     use crate::pca::exchange::threads;
-    use ndarray::s;
 
     #[test]
     fn probes_of_a_factor_have_the_length_of_the_rows() {
@@ -224,6 +273,7 @@ mod tests {
                 residual: 1e-9,
                 rest: 0.25,
             }),
+            route: Route::default(),
         };
         let plain = Evidence {
             orthogonality: None,

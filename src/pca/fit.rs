@@ -5,7 +5,7 @@ use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use super::block::Block;
-use super::evidence::Evidence;
+use super::evidence::{Evidence, Route};
 use super::exchange::Exchange;
 use super::model::Model;
 use super::solver::{Solver, choose_solver};
@@ -19,7 +19,7 @@ use crate::linalg::Scalar;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// about 60 % of the time; singular values to about 7 digits of the largest
+    /// about 70 % of the time; singular values to about 7 digits of the largest
     F32,
     /// singular values to about 15 digits of the largest
     F64,
@@ -116,13 +116,15 @@ pub(super) struct Solution {
     pub spectrum: Spectrum,
     pub choice: Choice,
     pub evidence: Evidence,
+    /// Why the products of the columns, which were tried first, were not enough.
+    pub refused: Option<String>,
 }
 
 /// Finds the principal components of the rows of all ranks. Every rank calls it with the same
 /// `rows` and `settings` and gets the same model.
 ///
-/// `read` is called for blocks of this rank that have rows, in block order, once for each; by
-/// [`Solver::Randomized`] so for each of its passes.
+/// `read` is called for blocks of this rank that have rows, in block order, once for each, and so again for each
+/// further pass over the rows.
 /// The model depends on the rows and on how they are cut into blocks, but not on the ranks.
 ///
 /// Source of the method: Demmel, Grigori, Hoemmen and Langou, "Communication-optimal parallel and
@@ -160,7 +162,17 @@ pub fn fit(
         spectrum,
         choice,
         evidence,
+        refused,
     } = solution;
+    let solver_reason = match (refused, evidence.route) {
+        (Some(refused), _) => {
+            format!("{solver_reason}; the products of columns do not tell: {refused}")
+        }
+        (None, Route { products: true, .. }) => {
+            format!("{solver_reason}; from the products of columns, which the rows confirm")
+        }
+        (None, _) => solver_reason,
+    };
     if comm.rank() == 0 {
         tracing::debug!("solver {}: {solver_reason}", solver.as_str());
         if choice.k == 0 {

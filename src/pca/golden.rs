@@ -96,7 +96,8 @@ pub(super) fn fit_on(
                 rank.rank(),
                 "a rank reads its own blocks"
             );
-            let again = settings.solver == Solver::Randomized && last >= Some(block);
+            let passes = [Solver::Randomized, Solver::Auto].contains(&settings.solver);
+            let again = passes && last >= Some(block);
             assert!(
                 last < Some(block) || again,
                 "blocks are read in order and once a pass"

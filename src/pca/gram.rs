@@ -1,45 +1,63 @@
-//! A set of rows as a node of the tree whose R factor is wanted to f32: the products of their columns in f64.
+//! A set of rows as a node of the tree with the products of their columns in the place of an R factor.
 //!
-//! The Cholesky factor of X^T X is an R factor of X, for half the operations of a QR. It loses half of the
-//! digits that it is computed with, and f64 has more than twice those of f32: R^T R differs from X^T X by
-//! some eps of f64, so a singular value is off by the root of that, some 1e-8 of the largest one, at
-//! worst, where a QR in f32 leaves some 1e-7 (Yamazaki, Tomov and Dongarra, "Mixed-precision Cholesky QR
-//! factorization and its case studies on multicore CPU with multiple GPUs", 2015). Merging two nodes is
-//! an addition.
+//! They take half of the operations of a QR, and merging two nodes is an addition, but they have half of the
+//! digits that they are computed with. Where that is enough:
+//!
+//! - for R to f32 from products in f64. The Cholesky factor of X^T X is an R factor of X; R^T R differs from
+//!   X^T X by some eps of f64, so a singular value is off by the root of that, some 1e-8 of the largest one, at
+//!   worst, where a QR in f32 leaves some 1e-7 (Yamazaki, Tomov and Dongarra, "Mixed-precision Cholesky QR
+//!   factorization and its case studies on multicore CPU with multiple GPUs", 2015);
+//! - for leading components that the rows themselves confirm (`products`).
 
-use ndarray::s;
+use std::marker::PhantomData;
+
+use ndarray::{Array1, Array2, s};
 
 use super::block::Block;
-use super::center::centered_by_rows;
+use super::center::{Mean, centered_by_rows};
 use super::leaf::{Joined, Node, TreeNode};
-use crate::linalg::{LinalgError, triangle, zeros};
+use crate::linalg::{LinalgError, Scalar, triangle, zeros};
 
 /// What the tree keeps of a set of rows: a node with the products of the rows minus their mean in the place of R,
-/// the upper triangle of X^T X with zeros below it, `[d, d]`.
+/// the upper triangle of X^T X with zeros below it, `[d, d]`. Those of the rows of a leaf are computed in P; sums
+/// over leaves, and the diagonal, from which standard deviations and the whole variance come, in f64.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Gram(Node<f64>);
+pub struct Gram<P>(Node<f64>, PhantomData<P>);
 
-impl TreeNode for Gram {
-    type Scalar = f64;
+impl<P> Gram<P> {
+    fn new(node: Node<f64>) -> Self {
+        Gram(node, PhantomData)
+    }
+
+    /// How many rows, their mean, and the products.
+    pub fn into_products(self) -> (u64, Mean, Array2<f64>) {
+        (self.0.rows, self.0.mean, self.0.r)
+    }
+}
+
+impl<P: Scalar> TreeNode for Gram<P> {
+    type Scalar = P;
 
     /// n d^2 operations.
     fn from_blocks(
         blocks: Vec<Block>,
         width: usize,
-        room: Vec<f64>,
-    ) -> Result<(Self, Vec<f64>), LinalgError> {
-        let (deviations, mean) = centered_by_rows(&blocks, width, room);
+        room: Vec<P>,
+    ) -> Result<(Self, Vec<P>), LinalgError> {
+        let (deviations, mean, squares) = centered_by_rows(&blocks, width, room);
         drop(blocks);
         let rows = deviations.nrows() as u64;
-        let mut r = zeros(width, width);
-        triangle::gram(deviations.t(), r.view_mut())?;
+        let mut products = zeros::<P>(width, width);
+        triangle::gram(deviations.t(), products.view_mut())?;
+        let mut r = P::widened(products);
+        r.diag_mut().assign(&Array1::from(squares));
         let memory = deviations.into_raw_vec_and_offset().0;
-        Ok((Gram(Node { rows, mean, r }), memory))
+        Ok((Gram::new(Node { rows, mean, r }), memory))
     }
 
     /// The sum of both and of the products of [`Joined::distance`]. 2 d^2 operations.
     fn merge(self, later: Self) -> Result<Self, LinalgError> {
-        let (Gram(early), Gram(later)) = (self, later);
+        let (early, later) = (self.0, later.0);
         let Joined {
             rows,
             mean,
@@ -55,7 +73,7 @@ impl TreeNode for Gram {
                 *x += other + factor * distance;
             }
         }
-        Ok(Gram(Node { rows, mean, r }))
+        Ok(Gram::new(Node { rows, mean, r }))
     }
 
     fn to_message(&self) -> Vec<u8> {
@@ -63,12 +81,12 @@ impl TreeNode for Gram {
     }
 
     fn from_message(message: &[u8]) -> Self {
-        Gram(Node::from_message(message))
+        Gram::new(Node::from_message(message))
     }
 
     /// d^3 / 3 operations.
     fn into_factor(self) -> Result<Node<f64>, LinalgError> {
-        let Gram(mut node) = self;
+        let mut node = self.0;
         triangle::cholesky(node.r.view_mut())?;
         Ok(node)
     }
@@ -82,7 +100,7 @@ mod tests {
     use crate::linalg::{by_columns, hostile, norms, svd};
     use crate::pca::center::subtract_mean;
 
-    fn node(rows: &Array2<f64>) -> Gram {
+    fn node(rows: &Array2<f64>) -> Gram<f64> {
         let blocks = vec![rows.clone().into()];
         Gram::from_blocks(blocks, rows.ncols(), vec![]).unwrap().0
     }

@@ -119,8 +119,11 @@ impl<T: Scalar> TreeNode for Node<T> {
 
     fn into_factor(self) -> Result<Node<f64>, LinalgError> {
         let Node { rows, mean, r } = self;
-        let r = in_f64(&r);
-        Ok(Node { rows, mean, r })
+        Ok(Node {
+            rows,
+            mean,
+            r: T::widened(r),
+        })
     }
 }
 
@@ -162,13 +165,6 @@ impl Joined {
             distance,
         }
     }
-}
-
-/// A triangle in f64, which the little that is left to do costs nothing more.
-pub fn in_f64<T: Scalar>(r: &Array2<T>) -> Array2<f64> {
-    let mut wide = zeros(r.nrows(), r.ncols());
-    wide.zip_mut_with(r, |wide, x| *wide = x.as_f64());
-    wide
 }
 
 /// The entries of an upper trapezoid `[height, width]` on and above the diagonal, by columns.

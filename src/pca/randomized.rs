@@ -8,35 +8,28 @@
 //! ```text
 //! pass 0      mean, deviation and norm of every column
 //! start       V = orthonormal basis of a normal random matrix [d, l],  l = k + 10
-//! pass i      Y = X V (block by block),  R of Y = Q R by TSQR,  Z = X^T Y
+//! pass i      Y = X V,  R of Y = Q R by TSQR,  Z = X^T Y  (`passes`)
 //!             R = P S W^T: the values S so far, V W their vectors
 //!             V = orthonormal basis of Z W
 //! last pass   the same, and 10 random directions that V leaves out, for the error
 //! ```
 //!
-//! Z is summed and R merged along a tree over blocks, so the bits do not depend on the ranks. S comes
-//! from a QR of Y = X V and not from X^T X, whose small values rounding would swallow; and the columns
-//! of Z W are one singular vector each, so small ones do not drown in large ones.
-//!
-//! Memory of a rank: a few matrices of d x l, one for each level of the tree, and a block of rows.
-//! 4 n d l operations a pass.
+//! The columns of Z W are one singular vector each, so small ones do not drown in large ones.
 
-use std::collections::BTreeMap;
-
-use ndarray::{Array2, ArrayView2, Axis, concatenate, s};
+use ndarray::{Array2, Axis, concatenate, s};
 
 use super::PcaError;
 use super::block::Block;
 use super::center::{Mean, subtract_mean};
-use super::evidence::{self, Approximation, Evidence};
+use super::evidence::{self, Approximation, Evidence, Route};
 use super::exchange::Exchange;
 use super::fit::{Components, PcaSettings, Rows, Solution, broadcast_components};
+use super::passes::{self, Columns, Image, Walk, broadcast_by_columns, plain, product, qr_basis};
 use super::spectrum::Spectrum;
-use super::tree::{Merge, Plan, Step, take};
 use super::tsqr::standard_deviations;
 use crate::linalg::blas::{Transpose, gemm};
 use crate::linalg::gaussian::gaussian;
-use crate::linalg::{Scalar, by_columns, norms, qr, sign, svd, zeros};
+use crate::linalg::{Scalar, by_columns, norms, sign, zeros};
 
 /// Random directions beyond the components that are wanted.
 const OVERSAMPLING: usize = 10;
@@ -60,25 +53,9 @@ pub(super) fn directions(k: usize, n: usize, d: usize) -> usize {
 pub(super) fn add_bytes(sent: &mut [u64], rows: &Rows, k: usize) {
     let d = rows.width;
     let width = directions(k, rows.total(), d);
-    let (blocks, plan) = plan(rows);
-    // R has as many rows as the rows below it, and at most as many as there are directions.
-    let mut heights: Vec<usize> = blocks.iter().map(|&b| rows.rows_per_block[b]).collect();
-    for merge in &plan.merges {
-        heights.push(heights[merge.left] + heights[merge.right]);
-    }
-    let image =
-        |directions: usize, height: usize| 2 + height.min(directions) * directions + d * width;
-    for step in &plan.steps {
-        if let Step::Merge { merge, at, from } = *step
-            && at != from
-        {
-            let height = heights[merge.right];
-            let numbers = (1 + 3 * d)
-                + POWER_ITERATIONS * image(width, height)
-                + image(width + PROBES, height);
-            sent[from] += (f64::BYTES * numbers) as u64;
-        }
-    }
+    let mut passes = vec![(width, width); POWER_ITERATIONS];
+    passes.push((width + PROBES, width));
+    passes::add_bytes(sent, rows, &passes, 1 + 3 * d);
 }
 
 /// Solves by random projections; the number of components is given.
@@ -95,12 +72,12 @@ pub(super) fn solve<T: Scalar>(
     };
     let width = directions(k, n, d);
     let walk = Walk::new(comm, rows);
-    let columns = walk.columns(read, settings.standardize)?;
+    let columns = columns(&walk, read, settings.standardize)?;
     let mut basis = by_columns(qr_basis(gaussian(SEED, 0, d, width))?.view());
     for _ in 0..POWER_ITERATIONS {
         let image = walk.pass::<T>(read, &columns, basis.view(), width)?;
         let next = image.map(|image| image.next_basis()).transpose()?;
-        basis = walk.broadcast(next, (d, width));
+        basis = broadcast_by_columns(comm, walk.root_rank(), next, (d, width));
     }
     let outside = outside(&basis)?;
     let extended =
@@ -110,12 +87,6 @@ pub(super) fn solve<T: Scalar>(
         .map(|image| finish(image, &basis, columns.norm, settings, (n, d)))
         .transpose()?;
     share(&walk, result, columns, settings, (n, d))
-}
-
-/// An orthonormal basis of the columns of a matrix `[d, l]`.
-fn qr_basis(matrix: Array2<f64>) -> Result<Array2<f64>, PcaError> {
-    let width = matrix.ncols();
-    Ok(qr::Factored::new(matrix)?.apply(&Array2::eye(width))?)
 }
 
 /// Random directions without what lies in the basis.
@@ -132,17 +103,6 @@ fn outside(basis: &Array2<f64>) -> Result<Array2<f64>, PcaError> {
         directions.view_mut(),
     )?;
     Ok(directions)
-}
-
-fn plain(matrix: &Array2<f64>) -> (ArrayView2<'_, f64>, Transpose) {
-    (matrix.view(), Transpose::No)
-}
-
-/// Mean and scale of the columns of all rows, and the norm of the rows after both.
-struct Columns {
-    mean: Mean,
-    scale: Vec<f64>,
-    norm: f64,
 }
 
 /// Mean and spread of some rows.
@@ -203,271 +163,38 @@ impl Spread {
     }
 }
 
-/// What a pass brings together of some rows: R of `Y = X B` and `Z = X^T Y` for the first columns of B.
-struct Image {
-    /// `[min(rows, columns of B), columns of B]`, stored by columns.
-    r: Array2<f64>,
-    /// `[d, l]`, stored by columns.
-    z: Array2<f64>,
-}
-
-impl Image {
-    /// The image of a block.
-    fn of<T: Scalar>(
-        block: &Block,
-        columns: &Columns,
-        directions: ArrayView2<T>,
-        width: usize,
-    ) -> Result<Image, PcaError> {
-        let deviations = columns.deviations::<T>(block);
-        // A block may be stored either way; the transpose of one that is stored by rows is stored by
-        // columns.
-        let deviations = deviations.as_standard_layout();
-        let x = deviations.t();
-        let mut y = zeros::<T>(deviations.nrows(), directions.ncols());
-        let (one, none) = (T::one(), T::zero());
-        let as_is = Transpose::No;
-        gemm(
-            one,
-            (x, Transpose::Yes),
-            (directions, as_is),
-            none,
-            y.view_mut(),
-        )?;
-        let mut z = zeros::<T>(deviations.ncols(), width);
-        gemm(
-            one,
-            (x, as_is),
-            (y.slice(s![.., ..width]), as_is),
-            none,
-            z.view_mut(),
-        )?;
-        let wide = |matrix: &Array2<T>| by_columns(matrix.mapv(|x| x.as_f64()).view());
-        Ok(Image {
-            r: qr::Factored::new(wide(&y))?.r(),
-            z: wide(&z),
-        })
+/// The first pass.
+fn columns<C: Exchange>(
+    walk: &Walk<C>,
+    read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
+    standardize: bool,
+) -> Result<Columns, PcaError> {
+    let spread = walk.reduce(
+        read,
+        0,
+        |block| Ok(Spread::of(block)),
+        |early, late| Ok(early.merge(late)),
+        Spread::to_message,
+        Spread::from_message,
+    )?;
+    let mut message = spread.map_or_else(Vec::new, |spread| spread.to_message());
+    walk.comm.broadcast(&mut message, walk.root_rank());
+    let Spread { rows, mean, norms } = Spread::from_message(&message);
+    let scale = if standardize {
+        standard_deviations(norms.clone(), rows as usize)
+    } else {
+        vec![1.0; norms.len()]
+    };
+    let scaled: Vec<f64> = norms
+        .iter()
+        .zip(&scale)
+        .map(|(norm, scale)| if *scale > 0.0 { norm / scale } else { 0.0 })
+        .collect();
+    let norm = norms::euclidean(scaled.iter());
+    if !norm.is_finite() || scale.iter().any(|s| !s.is_finite()) {
+        return Err(PcaError::Overflow);
     }
-
-    fn merge(self, later: Image) -> Result<Image, PcaError> {
-        let stacked = concatenate(Axis(0), &[self.r.view(), later.r.view()])
-            .expect("both have a column for each direction");
-        Ok(Image {
-            r: qr::Factored::new(by_columns(stacked.view()))?.r(),
-            z: self.z + later.z,
-        })
-    }
-
-    fn to_message(&self) -> Vec<f64> {
-        let mut message = vec![self.r.nrows() as f64, self.r.ncols() as f64];
-        message.extend(self.r.t());
-        message.extend(self.z.t());
-        message
-    }
-
-    fn from_message(message: &[f64], d: usize) -> Image {
-        let (height, width) = (message[0] as usize, message[1] as usize);
-        let (r, z) = message[2..].split_at(height * width);
-        let matrix = |numbers: &[f64], rows: usize| {
-            let columns = numbers.len() / rows.max(1);
-            Array2::from_shape_vec((columns, rows), numbers.to_vec())
-                .expect("a message of whole columns")
-                .reversed_axes()
-        };
-        Image {
-            r: matrix(r, height),
-            z: matrix(z, d),
-        }
-    }
-
-    /// Singular values and right singular vectors of X V: R of its columns alone is a part of R.
-    fn values(&self) -> Result<svd::Svd, PcaError> {
-        let width = self.z.ncols();
-        let height = self.r.nrows().min(width);
-        let r = by_columns(self.r.slice(s![..height, ..width]));
-        if !r.iter().all(|x| x.is_finite()) {
-            return Err(PcaError::Overflow);
-        }
-        Ok(svd::svd(r)?)
-    }
-
-    /// `Z W`: each column is X^T X times an approximate singular vector.
-    fn turned(&self, svd: &svd::Svd) -> Result<Array2<f64>, PcaError> {
-        product(&self.z, svd)
-    }
-
-    /// The basis for the next pass.
-    fn next_basis(&self) -> Result<Array2<f64>, PcaError> {
-        let svd = self.values()?;
-        let turned = self.turned(&svd)?;
-        if turned.ncols() == self.z.ncols() {
-            return qr_basis(turned);
-        }
-        // Fewer rows than directions: what is beyond them stays as it was.
-        let mut whole = self.z.clone();
-        whole.slice_mut(s![.., ..turned.ncols()]).assign(&turned);
-        qr_basis(whole)
-    }
-}
-
-/// `matrix W` for the right singular vectors W.
-fn product(matrix: &Array2<f64>, svd: &svd::Svd) -> Result<Array2<f64>, PcaError> {
-    let mut product = zeros(matrix.nrows(), svd.values.len());
-    let turned = (svd.vt.view(), Transpose::Yes);
-    gemm(1.0, plain(matrix), turned, 0.0, product.view_mut())?;
-    Ok(product)
-}
-
-impl Columns {
-    /// The centred (and scaled) rows of a block, stored by rows.
-    fn deviations<T: Scalar>(&self, block: &Block) -> Array2<T> {
-        let mut rows = block.to_scalar::<f64>();
-        for mut row in rows.rows_mut() {
-            let means = self.mean.origin.iter().zip(&self.mean.offset);
-            for ((x, (origin, offset)), scale) in row.iter_mut().zip(means).zip(&self.scale) {
-                // A feature of scale 0 is constant.
-                *x = if *scale > 0.0 {
-                    ((*x - origin) - offset) / scale
-                } else {
-                    0.0
-                };
-            }
-        }
-        rows.mapv(T::of_f64)
-    }
-}
-
-/// The blocks that have rows, and the tree over them: every block is a leaf.
-fn plan(rows: &Rows) -> (Vec<usize>, Plan) {
-    let filled = |block: &usize| rows.rows_per_block[*block] > 0;
-    let blocks: Vec<usize> = (0..rows.rows_per_block.len()).filter(filled).collect();
-    let of = |values: &[usize]| -> Vec<usize> { blocks.iter().map(|&b| values[b]).collect() };
-    let plan = Plan::new(&of(rows.rows_per_block), &of(rows.owner_of_block), 1);
-    (blocks, plan)
-}
-
-/// The walk over that tree.
-struct Walk<'a, C> {
-    comm: &'a C,
-    plan: Plan,
-    blocks: Vec<usize>,
-    width: usize,
-}
-
-impl<'a, C: Exchange> Walk<'a, C> {
-    fn new(comm: &'a C, rows: &Rows) -> Self {
-        let (blocks, plan) = plan(rows);
-        Walk {
-            comm,
-            plan,
-            blocks,
-            width: rows.width,
-        }
-    }
-
-    /// Makes a node of every block and merges them; the rank of the root gets the last one.
-    fn reduce<N>(
-        &self,
-        mut leaf: impl FnMut(usize) -> Result<N, PcaError>,
-        merge: impl Fn(N, N) -> Result<N, PcaError>,
-        to_message: impl Fn(&N) -> Vec<f64>,
-        from_message: impl Fn(&[f64]) -> N,
-    ) -> Result<Option<N>, PcaError> {
-        let me = self.comm.rank();
-        let mut nodes: BTreeMap<usize, N> = BTreeMap::new();
-        for step in &self.plan.steps {
-            match *step {
-                Step::Factor { leaf: index, rank } if rank == me => {
-                    nodes.insert(index, leaf(self.blocks[index])?);
-                }
-                Step::Merge {
-                    merge: Merge { node, left, right },
-                    at,
-                    from,
-                } if at == me => {
-                    let left = take(&mut nodes, left);
-                    let right = if from == me {
-                        take(&mut nodes, right)
-                    } else {
-                        from_message(&self.comm.receive::<f64>(from))
-                    };
-                    nodes.insert(node, merge(left, right)?);
-                }
-                Step::Merge { merge, at, from } if from == me => {
-                    self.comm
-                        .send(&to_message(&take(&mut nodes, merge.right)), at);
-                }
-                // A block is a leaf of its own, so rows never move.
-                Step::Read { .. }
-                | Step::Move { .. }
-                | Step::Factor { .. }
-                | Step::Merge { .. } => {}
-            }
-        }
-        Ok(nodes.pop_first().map(|(_, root)| root))
-    }
-
-    /// The first pass.
-    fn columns(
-        &self,
-        read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
-        standardize: bool,
-    ) -> Result<Columns, PcaError> {
-        let spread = self.reduce(
-            |block| Ok(Spread::of(&read(block)?)),
-            |early, late| Ok(early.merge(late)),
-            Spread::to_message,
-            Spread::from_message,
-        )?;
-        let mut message = spread.map_or_else(Vec::new, |spread| spread.to_message());
-        self.comm.broadcast(&mut message, self.plan.root_rank);
-        let Spread { rows, mean, norms } = Spread::from_message(&message);
-        let scale = if standardize {
-            standard_deviations(norms.clone(), rows as usize)
-        } else {
-            vec![1.0; norms.len()]
-        };
-        let scaled: Vec<f64> = norms
-            .iter()
-            .zip(&scale)
-            .map(|(norm, scale)| if *scale > 0.0 { norm / scale } else { 0.0 })
-            .collect();
-        let norm = norms::euclidean(scaled.iter());
-        if !norm.is_finite() || scale.iter().any(|s| !s.is_finite()) {
-            return Err(PcaError::Overflow);
-        }
-        Ok(Columns { mean, scale, norm })
-    }
-
-    /// One more pass: the image of all rows, at the root.
-    fn pass<T: Scalar>(
-        &self,
-        read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
-        columns: &Columns,
-        directions: ArrayView2<f64>,
-        width: usize,
-    ) -> Result<Option<Image>, PcaError> {
-        let directions = by_columns(directions.mapv(T::of_f64).view());
-        self.reduce(
-            |block| Image::of(&read(block)?, columns, directions.view(), width),
-            Image::merge,
-            Image::to_message,
-            |message| Image::from_message(message, self.width),
-        )
-    }
-
-    /// Gives every rank a matrix of the root, stored by columns.
-    fn broadcast(
-        &self,
-        matrix: Option<Array2<f64>>,
-        (rows, columns): (usize, usize),
-    ) -> Array2<f64> {
-        let mut numbers = matrix.map_or_else(Vec::new, |m| m.t().iter().copied().collect());
-        self.comm.broadcast(&mut numbers, self.plan.root_rank);
-        Array2::from_shape_vec((columns, rows), numbers)
-            .expect("every rank knows the shape of the basis")
-            .reversed_axes()
-    }
+    Ok(Columns { mean, scale, norm })
 }
 
 /// What the root knows at the end.
@@ -489,27 +216,16 @@ fn finish(
     let svd = image.values()?;
     let vectors = product(basis, &svd)?;
     let largest = svd.values.first().copied().unwrap_or(0.0);
-    // X^T u - s v = (X^T X v - s^2 v) / s with u = X v / s.
-    let mut residuals = image.turned(&svd)?;
-    for ((mut residual, vector), value) in residuals
-        .columns_mut()
+    let residuals: Vec<f64> = image
+        .residuals(&svd, &vectors)?
         .into_iter()
-        .zip(vectors.columns())
-        .zip(&svd.values)
-    {
-        residual.scaled_add(-value * value, &vector);
-    }
-    let relative = |length: f64, value: f64| {
-        if length > 0.0 {
-            length / value / largest
-        } else {
-            0.0
-        }
-    };
-    let residuals: Vec<f64> = norms::of_columns(residuals.view())
-        .into_iter()
-        .zip(&svd.values)
-        .map(|(length, value)| relative(length, *value))
+        .map(|residual| {
+            if residual > 0.0 {
+                residual / largest
+            } else {
+                0.0
+            }
+        })
         .collect();
     let spectrum = Spectrum {
         // As many directions as there are singular values leave none out.
@@ -549,6 +265,7 @@ fn finish(
             residual: kept.fold(0.0, f64::max),
             rest: if largest > 0.0 { bound / largest } else { 0.0 },
         }),
+        route: Route::default(),
     };
     Ok(Finished {
         spectrum,
@@ -565,7 +282,7 @@ fn share<C: Exchange>(
     settings: &PcaSettings,
     (n, d): (usize, usize),
 ) -> Result<Solution, PcaError> {
-    let (comm, root) = (walk.comm, walk.plan.root_rank);
+    let (comm, root) = (walk.comm, walk.root_rank());
     let (mut message, vectors, evidence) = match finished {
         Some(Finished {
             spectrum,
@@ -589,6 +306,7 @@ fn share<C: Exchange>(
         spectrum,
         choice,
         evidence: evidence.broadcast(comm, root, d),
+        refused: None,
     })
 }
 

@@ -6,14 +6,15 @@ use serde::{Deserialize, Serialize};
 use super::PcaError;
 use super::fit::{Components, PcaSettings};
 use super::spectrum::plural;
-use super::{randomized, tsqr};
+use super::{passes, randomized, tsqr};
 use crate::linalg::Scalar;
 
 /// How the factorisation is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Solver {
-    /// `tsqr` for at least as many rows as columns, else `wide`; `randomized` where neither fits in memory
+    /// `tsqr` for at least as many rows as columns, without its QR where the rows confirm what a shortcut gives, else
+    /// `wide`; `randomized` where neither fits in memory
     Auto,
     /// QR of the rows in a tree; needs memory for columns x columns
     Tsqr,
@@ -36,16 +37,17 @@ impl Solver {
 }
 
 /// Rows that a block has at most, for the memory that it takes; larger ones add to the estimate.
-const BLOCK_ROWS: f64 = 128.0;
+const BLOCK_ROWS: usize = 128;
 
 /// Bytes of a rank's matrices at the peak of the factorisation of n rows of d columns on `threads`
 /// threads of each of `ranks` ranks, counted, not measured.
 ///
 /// With `tsqr` they do not depend on the number of rows: for each leaf in work 2 d rows, as they came
 /// (f32) and in the precision of the factorisation (of products f64), for one more the rows as they came, and four
-/// triangles of d x d. With `wide` they are this rank's columns of all rows, twice beside their
+/// triangles of d x d; the pass that confirms products has those no longer and takes less, unless there are
+/// hundreds of components and threads. With `wide` they are this rank's columns of all rows, twice beside their
 /// orthogonal factor, and three matrices of n x n. With `randomized` they are a few matrices of d
-/// rows and as many columns as there are random directions, and two blocks of rows.
+/// rows and as many columns as there are random directions, and the blocks of rows in work.
 pub fn memory_bytes(
     solver: Solver,
     settings: &PcaSettings,
@@ -60,6 +62,7 @@ pub fn memory_bytes(
         // Refused for this solver; as many as there can be.
         Components::Variance(_) => n.min(d),
     };
+    let shape = (n, d);
     let (n, d, ranks) = (n as f64, d as f64, ranks as f64);
     match solver {
         Solver::Wide => number * (3.0 * n * d / ranks + 3.0 * n * n),
@@ -70,12 +73,7 @@ pub fn memory_bytes(
             let leaves = (n / (2.0 * d)).ceil().min(at_once);
             leaves * (number + raw) * leaf + raw * leaf + 4.0 * number * d * d
         }
-        Solver::Randomized => {
-            // The basis, its image and its copy; of partial images one for each level of the tree.
-            let levels = (1.0 + n / BLOCK_ROWS).log2().ceil();
-            let block = BLOCK_ROWS.min(n) * d;
-            f64::BYTES as f64 * ((4.0 + levels) * d * directions as f64 + 2.0 * block)
-        }
+        Solver::Randomized => passes::memory_bytes(shape, directions, BLOCK_ROWS, threads),
     }
 }
 

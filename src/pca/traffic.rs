@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 
+use super::evidence::Route;
 use super::exchange::Exchange;
 use super::fit::{Precision, Rows};
 use super::leaf::Node;
 use super::solver::Solver;
 use super::tree::{Plan, Step};
-use super::{evidence, randomized, tsqr, wide};
+use super::{evidence, passes, randomized, tsqr, wide};
 use crate::linalg::Scalar;
 
 /// A communicator that counts what this rank sends to one other rank at a time. What all ranks get
@@ -60,13 +61,14 @@ impl<C: Exchange> Exchange for Counted<'_, C> {
 ///
 /// With `tsqr` they are the rows of leaves that cross the boundary between two ranks, which is at
 /// most one leaf for each rank, and d^2 / 2 numbers for each node that travels, at most one a rank
-/// and level of the tree. With `wide` they are the columns of other ranks, twice the nodes that
+/// and level of the tree; that once for the products of columns and once for a QR, as the route says, and
+/// d k numbers for each node of the pass between them. With `wide` they are the columns of other ranks, twice the nodes that
 /// travel (R up, n^2 / 2 numbers, coefficients down, n k) and the components of the own columns; with
 /// every k go two random directions for the certificate. With `randomized` they are d l numbers for
 /// each node that travels and pass over the rows, for l = k + 10 directions; `k` is then the number
 /// that was asked for.
 pub fn predicted_bytes(
-    solver: Solver,
+    (solver, route): (Solver, Route),
     precision: Precision,
     rows: &Rows,
     (ranks, k, feature_bytes): (usize, usize, usize),
@@ -103,32 +105,50 @@ pub fn predicted_bytes(
             }
         }
         Solver::Auto | Solver::Tsqr => {
-            let plan = tsqr::plan(rows);
-            let heights = heights(&plan, rows);
-            for step in &plan.steps {
-                match *step {
-                    Step::Move { block, from, .. } => {
-                        let numbers = rows.rows_per_block[block] * rows.width;
-                        sent[from] += message_of_rows(numbers, feature_bytes);
-                    }
-                    Step::Merge { merge, at, from } if at != from => {
-                        let height = heights[merge.right].min(rows.width);
-                        let shape = (rows.total(), rows.width);
-                        sent[from] += match precision {
-                            _ if tsqr::by_products(precision, shape) => {
-                                Node::<f64>::message_bytes(rows.width, rows.width)
-                            }
-                            Precision::F32 => Node::<f32>::message_bytes(height, rows.width),
-                            Precision::F64 => Node::<f64>::message_bytes(height, rows.width),
-                        };
-                    }
-                    Step::Read { .. } | Step::Factor { .. } | Step::Merge { .. } => {}
-                }
+            let whole = Node::<f64>::message_bytes(rows.width, rows.width);
+            if route.products {
+                add_tree(&mut sent, rows, feature_bytes, |_| whole);
+            }
+            if route.directions > 0 {
+                let directions = (route.directions + evidence::PROBES, route.directions);
+                passes::add_bytes(&mut sent, rows, &[directions], 0);
+            }
+            let shape = (rows.total(), rows.width);
+            if route.factor {
+                add_tree(&mut sent, rows, feature_bytes, |height| match precision {
+                    _ if tsqr::by_products(precision, shape) => whole,
+                    Precision::F32 => Node::<f32>::message_bytes(height, rows.width),
+                    Precision::F64 => Node::<f64>::message_bytes(height, rows.width),
+                });
             }
         }
         Solver::Randomized => randomized::add_bytes(&mut sent, rows, k),
     }
     sent
+}
+
+/// Adds what a walk over the tree of `tsqr` sends, with nodes whose message takes so many bytes for an R of
+/// that height.
+fn add_tree(
+    sent: &mut [u64],
+    rows: &Rows,
+    feature_bytes: usize,
+    message_bytes: impl Fn(usize) -> u64,
+) {
+    let plan = tsqr::plan(rows);
+    let heights = heights(&plan, rows);
+    for step in &plan.steps {
+        match *step {
+            Step::Move { block, from, .. } => {
+                let numbers = rows.rows_per_block[block] * rows.width;
+                sent[from] += message_of_rows(numbers, feature_bytes);
+            }
+            Step::Merge { merge, at, from } if at != from => {
+                sent[from] += message_bytes(heights[merge.right].min(rows.width));
+            }
+            Step::Read { .. } | Step::Factor { .. } | Step::Merge { .. } => {}
+        }
+    }
 }
 
 /// Rows travel as they came, after one byte that says how.
@@ -202,11 +222,12 @@ mod tests {
                         Ok(Block::from(part.mapv(|x| x as f32)))
                     };
                     let model = fit(&counted, &layout, &mut read, &settings).unwrap();
-                    (model.solver, model.k(), counted.sent())
+                    let way = (model.solver, model.evidence.route);
+                    (way, model.k(), counted.sent())
                 });
-                let (solver, k, _) = counts[0];
+                let (way, k, _) = counts[0];
                 let shape = (ranks, k, f32::BYTES);
-                let predicted = predicted_bytes(solver, precision, &layout, shape);
+                let predicted = predicted_bytes(way, precision, &layout, shape);
                 let sent: Vec<u64> = counts.iter().map(|(_, _, sent)| *sent).collect();
                 assert_eq!(sent, predicted, "{n} x {d} on {ranks} ranks");
                 assert_eq!(sent.iter().sum::<u64>() == 0, ranks == 1);

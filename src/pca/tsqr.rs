@@ -1,4 +1,5 @@
-//! N >= d: R of all rows by the tree over blocks of rows, then the SVD of R on one rank.
+//! N >= d: R of all rows by the tree over blocks of rows, then the SVD of R on one rank; before that, where few
+//! components are wanted, what the products of the columns say (`products`).
 //!
 //! A rank holds O(d^2 + block) numbers for each of its threads, however many rows there are. A merge
 //! between two ranks costs one message of d^2 / 2 numbers and little more ([`Node::message_bytes`]).
@@ -14,13 +15,14 @@ use ndarray::Array2;
 use super::PcaError;
 use super::block::Block;
 use super::decompose::{self, decompose};
-use super::evidence::{self, Evidence};
+use super::evidence::{self, Evidence, Route};
 use super::exchange::Exchange;
 use super::fit::{
     PcaSettings, Precision, Read, Rows, Solution, broadcast_components, check_rows, read_checked,
 };
 use super::gram::Gram;
 use super::leaf::{Node, TreeNode};
+use super::products::{self, Tried};
 use super::spectrum::Spectrum;
 use super::tree::{Merge, Plan, Step, take};
 use crate::linalg::partial_svd::Side;
@@ -61,10 +63,27 @@ pub(super) fn solve(
     settings: &PcaSettings,
 ) -> Result<Solution, PcaError> {
     let plan = plan(rows);
+    let mut route = Route::FACTOR;
+    let mut refused = None;
+    if products::are_worth_trying(settings, rows) {
+        match products::solve(comm, &plan, rows, read, settings)? {
+            Tried::Confirmed(solution) => return Ok(*solution),
+            Tried::Refused(tried, reason) => {
+                route = Route {
+                    factor: true,
+                    ..tried
+                };
+                refused = Some(reason);
+            }
+        }
+    }
     let decomposed = root(comm, &plan, rows, read, settings.precision)?
         .map(|node| solve_node(node, settings, rows))
         .transpose()?;
-    share(comm, plan.root_rank, decomposed, rows, settings)
+    let mut solution = share(comm, plan.root_rank, decomposed, rows, settings)?;
+    solution.evidence.route = route;
+    solution.refused = refused;
+    Ok(solution)
 }
 
 /// R of the rows of all ranks minus their mean, upper trapezoidal, stored by columns, on the rank at the root
@@ -95,20 +114,31 @@ fn root(
 ) -> Result<Option<Node<f64>>, PcaError> {
     match precision {
         Precision::F32 if by_products(precision, (rows.total(), rows.width)) => {
-            reduce::<Gram>(comm, plan, rows, read)
+            factor::<Gram<f64>>(comm, plan, rows, read)
         }
-        Precision::F32 => reduce::<Node<f32>>(comm, plan, rows, read),
-        Precision::F64 => reduce::<Node<f64>>(comm, plan, rows, read),
+        Precision::F32 => factor::<Node<f32>>(comm, plan, rows, read),
+        Precision::F64 => factor::<Node<f64>>(comm, plan, rows, read),
     }
 }
 
-/// Walks the plan; the rank of the root gets the node of all rows.
-fn reduce<N: TreeNode>(
+/// The factor of all rows, on the rank of the root.
+fn factor<N: TreeNode>(
     comm: &impl Exchange,
     plan: &Plan,
     rows: &Rows,
     read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
 ) -> Result<Option<Node<f64>>, PcaError> {
+    let root = reduce::<N>(comm, plan, rows, read)?;
+    Ok(root.map(TreeNode::into_factor).transpose()?)
+}
+
+/// Walks the plan; the rank of the root gets the node of all rows.
+pub(super) fn reduce<N: TreeNode>(
+    comm: &impl Exchange,
+    plan: &Plan,
+    rows: &Rows,
+    read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
+) -> Result<Option<N>, PcaError> {
     let me = comm.rank();
     let mut blocks: BTreeMap<usize, Block> = BTreeMap::new();
     rayon::in_place_scope(|scope| {
@@ -160,8 +190,7 @@ fn reduce<N: TreeNode>(
         while nodes.running > 0 {
             nodes.wait()?;
         }
-        let root = nodes.made.pop_first().map(|(_, root)| root.into_factor());
-        Ok(root.transpose()?)
+        Ok(nodes.made.pop_first().map(|(_, root)| root))
     })
 }
 
@@ -384,5 +413,6 @@ fn share(
         spectrum,
         choice,
         evidence: evidence.broadcast(comm, root, rows.width),
+        refused: None,
     })
 }

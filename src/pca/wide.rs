@@ -31,7 +31,7 @@ use super::decompose::{Decomposed, decompose};
 use super::evidence::{self, Evidence};
 use super::exchange::Exchange;
 use super::fit::{PcaSettings, Rows, Solution, broadcast_components};
-use super::leaf::{in_f64, pack, unpack};
+use super::leaf::{pack, unpack};
 use super::spectrum::{Choice, Spectrum};
 use super::tree::{Merge, Plan, Step, even_runs, partner, take};
 
@@ -92,7 +92,7 @@ pub(super) fn solve<T: Scalar>(
     let decomposed = tree
         .reduce(comm, &plan, n)?
         .map(|r| {
-            let r = in_f64(&r);
+            let r = Scalar::widened(r);
             let source = evidence::coefficients(n);
             // X Q = R^T: the rows along Q h are as long as R^T h.
             let lengths = norms::of_columns(r.t().dot(&source).view());
@@ -403,7 +403,7 @@ fn gather<T: Scalar>(
                 probes: evidence::of_columns(directions.view(), root.lengths),
                 decomposition: root.decomposed.residual,
                 svd: root.decomposed.svd,
-                approximation: None,
+                ..Evidence::default()
             }
         }
         _ => Evidence::default(),
@@ -423,6 +423,7 @@ fn gather<T: Scalar>(
         spectrum,
         choice,
         evidence: evidence.broadcast(comm, root, d),
+        refused: None,
     })
 }
 

@@ -113,7 +113,8 @@ pub fn fit(context: &Context, blocks: &Blocks) -> Fitted {
         _ => model.k(),
     };
     let shape = (comm.size(), k, number_bytes);
-    let predicted = pca::predicted_bytes(model.solver, model.precision, &rows, shape);
+    let way = (model.solver, model.evidence.route);
+    let predicted = pca::predicted_bytes(way, model.precision, &rows, shape);
     let traffic = told.iter().zip(predicted);
     let traffic = traffic.map(|(told, predicted_bytes)| Traffic {
         sent_bytes: told[0] as u64,

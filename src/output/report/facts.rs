@@ -104,7 +104,7 @@ pub fn model(metrics: &Metrics) -> String {
 /// What the name of a solver says to who knows it.
 fn solver_means(name: &str) -> &'static str {
     match name {
-        "tsqr" => ": QR of the images, in a tree over the ranks",
+        "tsqr" => ": a tree over the images of all ranks, for at least as many images as features",
         "wide" => ": QR of the features in a tree over the ranks, for fewer images than features",
         "randomized" => ": an approximation from random directions",
         _ => "",
@@ -159,9 +159,15 @@ const CHECKS: [(&str, &str); 10] = [
     ),
     ("orthogonality", "the components are orthonormal"),
     ("total_variance", "the factor keeps the whole variance"),
-    ("factor_residual", "Q R gives the rows back"),
+    (
+        "factor_residual",
+        "the factor has the length of the rows in every direction",
+    ),
     ("factor_orthogonality", "Q is orthonormal"),
-    ("svd_residual", "the SVD gives the factor back"),
+    (
+        "svd_residual",
+        "the singular vectors are those of the factor, or of the rows",
+    ),
     ("pca_residual", "the SVD gives the scores back"),
     (
         "left_orthogonality",

@@ -1,0 +1,399 @@
+//! Passes over the rows of all ranks: what they and their transpose do to some directions.
+//!
+//! X are the centred (and scaled) rows, `[n, d]`, which stay where they are and are read once for each
+//! pass. A pass over directions V, `[d, l]`, computes `Y = X V` and `Z = X^T Y` block by block, and R of
+//! `Y = Q R`. With the SVD `R = P S W^T`, S are the singular values of X within these directions, V W
+//! their vectors, and Z W is X^T X times these. S comes from a QR of Y and not from X^T X, whose small
+//! values rounding would swallow.
+//!
+//! Z is summed and R merged along a tree over blocks, so the bits depend neither on the ranks nor on
+//! their threads, which share out the blocks of a rank. Memory of a rank: a few matrices of d x l, one for
+//! each level of the tree and each block in work, and these blocks. 4 n d l operations.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ndarray::{Array2, ArrayView2, Axis, concatenate, s};
+use rayon::prelude::*;
+
+use super::PcaError;
+use super::block::{Block, on_rows};
+use super::center::Mean;
+use super::exchange::Exchange;
+use super::fit::Rows;
+use super::tree::{Merge, Plan, Step, take};
+use crate::linalg::blas::{Transpose, gemm};
+use crate::linalg::{Scalar, by_columns, norms, qr, svd, zeros};
+
+/// Blocks that a thread gets at a time, so that none waits long for the others.
+const BLOCKS_A_THREAD: usize = 2;
+
+/// Blocks in work take no more than this together, unless it is one alone.
+const BYTES_AT_ONCE: usize = 1 << 30;
+
+/// Bytes of a block of so many rows of d columns in work: the rows as they came, their deviations, and l directions.
+fn bytes_of_block(block_rows: usize, d: usize, l: usize) -> usize {
+    f64::BYTES * d * (l + 2 * block_rows)
+}
+
+/// How many blocks are in work at once on so many threads.
+fn blocks_at_once(bytes: usize, threads: usize) -> usize {
+    (BYTES_AT_ONCE / bytes.max(1)).clamp(1, BLOCKS_A_THREAD * threads.max(1))
+}
+
+/// Bytes of a rank in a pass with l directions over n rows of d columns, in blocks of so many rows: the directions
+/// and their image, a partial image for each level of the tree, and the blocks in work.
+pub(super) fn memory_bytes(
+    (n, d): (usize, usize),
+    l: usize,
+    block_rows: usize,
+    threads: usize,
+) -> f64 {
+    let levels = (1.0 + n as f64 / block_rows as f64).log2().ceil();
+    let block_rows = block_rows.min(n);
+    let bytes = bytes_of_block(block_rows, d, l);
+    let in_work = blocks_at_once(bytes, threads) * bytes;
+    f64::BYTES as f64 * (4.0 + levels) * (d * l) as f64 + in_work as f64
+}
+
+/// Mean and scale of the columns of all rows, and the norm of the rows after both.
+pub(super) struct Columns {
+    pub mean: Mean,
+    pub scale: Vec<f64>,
+    pub norm: f64,
+}
+
+impl Columns {
+    /// The centred (and scaled) rows of a block, stored by rows.
+    fn deviations<T: Scalar>(&self, block: &Block) -> Array2<T> {
+        let mut deviations = Array2::zeros(block.dim());
+        on_rows!(block, rows => self.write_deviations(rows, &mut deviations));
+        deviations
+    }
+
+    fn write_deviations<F: Scalar, T: Scalar>(&self, rows: ArrayView2<F>, to: &mut Array2<T>) {
+        let rows = rows.as_standard_layout();
+        let Mean { origin, offset } = &self.mean;
+        for (row, mut line) in rows.rows().into_iter().zip(to.rows_mut()) {
+            let row = row.to_slice().expect("rows in one piece");
+            let line = line.as_slice_mut().expect("rows in one piece");
+            let columns = origin.iter().zip(offset).zip(&self.scale);
+            for ((x, deviation), ((origin, offset), scale)) in row.iter().zip(line).zip(columns) {
+                let centred = (x.as_f64() - origin) - offset;
+                // A feature of scale 0 is constant.
+                let scaled = if *scale > 0.0 { centred / scale } else { 0.0 };
+                *deviation = T::of_f64(scaled);
+            }
+        }
+    }
+}
+
+/// What a pass brings together of some rows: R of `Y = X B` and `Z = X^T Y` for the first columns of B.
+pub(super) struct Image {
+    /// `[min(rows, columns of B), columns of B]`, stored by columns.
+    pub r: Array2<f64>,
+    /// `[d, l]`, stored by columns.
+    z: Array2<f64>,
+}
+
+impl Image {
+    /// The image of a block.
+    fn of<T: Scalar>(
+        block: &Block,
+        columns: &Columns,
+        directions: ArrayView2<T>,
+        width: usize,
+    ) -> Result<Image, PcaError> {
+        let deviations = columns.deviations::<T>(block);
+        // The transpose of a matrix that is stored by rows is stored by columns.
+        let x = deviations.t();
+        let mut y = zeros::<T>(deviations.nrows(), directions.ncols());
+        let (one, none) = (T::one(), T::zero());
+        let as_is = Transpose::No;
+        gemm(
+            one,
+            (x, Transpose::Yes),
+            (directions, as_is),
+            none,
+            y.view_mut(),
+        )?;
+        let mut z = zeros::<T>(deviations.ncols(), width);
+        gemm(
+            one,
+            (x, as_is),
+            (y.slice(s![.., ..width]), as_is),
+            none,
+            z.view_mut(),
+        )?;
+        let wide = |matrix: &Array2<T>| by_columns(matrix.mapv(|x| x.as_f64()).view());
+        Ok(Image {
+            r: qr::Factored::new(wide(&y))?.r(),
+            z: wide(&z),
+        })
+    }
+
+    fn merge(self, later: Image) -> Result<Image, PcaError> {
+        let stacked = concatenate(Axis(0), &[self.r.view(), later.r.view()])
+            .expect("both have a column for each direction");
+        Ok(Image {
+            r: qr::Factored::new(by_columns(stacked.view()))?.r(),
+            z: self.z + later.z,
+        })
+    }
+
+    fn to_message(&self) -> Vec<f64> {
+        let mut message = vec![self.r.nrows() as f64, self.r.ncols() as f64];
+        message.extend(self.r.t());
+        message.extend(self.z.t());
+        message
+    }
+
+    /// Numbers of the message of rows with an R of this height, for l directions, `width` of them in Z.
+    fn message_numbers(d: usize, height: usize, (l, width): (usize, usize)) -> usize {
+        2 + height.min(l) * l + d * width
+    }
+
+    fn from_message(message: &[f64], d: usize) -> Image {
+        let (height, width) = (message[0] as usize, message[1] as usize);
+        let (r, z) = message[2..].split_at(height * width);
+        let matrix = |numbers: &[f64], rows: usize| {
+            let columns = numbers.len() / rows.max(1);
+            Array2::from_shape_vec((columns, rows), numbers.to_vec())
+                .expect("a message of whole columns")
+                .reversed_axes()
+        };
+        Image {
+            r: matrix(r, height),
+            z: matrix(z, d),
+        }
+    }
+
+    /// Singular values and right singular vectors of X V: R of its columns alone is a part of R.
+    pub fn values(&self) -> Result<svd::Svd, PcaError> {
+        let width = self.z.ncols();
+        let height = self.r.nrows().min(width);
+        let r = by_columns(self.r.slice(s![..height, ..width]));
+        if !r.iter().all(|x| x.is_finite()) {
+            return Err(PcaError::Overflow);
+        }
+        Ok(svd::svd(r)?)
+    }
+
+    /// `Z W`: each column is X^T X times an approximate singular vector.
+    pub fn turned(&self, svd: &svd::Svd) -> Result<Array2<f64>, PcaError> {
+        product(&self.z, svd)
+    }
+
+    /// `|X^T u - s v|` of every triplet, for the vectors V W as columns `[d, values]` and u = X v / s; 0 where
+    /// X^T X v = s^2 v.
+    pub fn residuals(&self, svd: &svd::Svd, vectors: &Array2<f64>) -> Result<Vec<f64>, PcaError> {
+        // X^T u - s v = (X^T X v - s^2 v) / s.
+        let mut differences = self.turned(svd)?;
+        for ((mut difference, vector), value) in differences
+            .columns_mut()
+            .into_iter()
+            .zip(vectors.columns())
+            .zip(&svd.values)
+        {
+            difference.scaled_add(-value * value, &vector);
+        }
+        let lengths = norms::of_columns(differences.view()).into_iter();
+        Ok(lengths
+            .zip(&svd.values)
+            .map(|(length, value)| if length > 0.0 { length / value } else { 0.0 })
+            .collect())
+    }
+
+    /// An orthonormal basis of X^T X times the vectors: one more step of subspace iteration.
+    pub fn next_basis(&self) -> Result<Array2<f64>, PcaError> {
+        let svd = self.values()?;
+        let turned = self.turned(&svd)?;
+        if turned.ncols() == self.z.ncols() {
+            return qr_basis(turned);
+        }
+        // Fewer rows than directions: what is beyond them stays as it was.
+        let mut whole = self.z.clone();
+        whole.slice_mut(s![.., ..turned.ncols()]).assign(&turned);
+        qr_basis(whole)
+    }
+}
+
+/// `matrix W` for the right singular vectors W.
+pub(super) fn product(matrix: &Array2<f64>, svd: &svd::Svd) -> Result<Array2<f64>, PcaError> {
+    let mut product = zeros(matrix.nrows(), svd.values.len());
+    let turned = (svd.vt.view(), Transpose::Yes);
+    gemm(1.0, plain(matrix), turned, 0.0, product.view_mut())?;
+    Ok(product)
+}
+
+/// An orthonormal basis of the columns of a matrix `[d, l]`.
+pub(super) fn qr_basis(matrix: Array2<f64>) -> Result<Array2<f64>, PcaError> {
+    let width = matrix.ncols();
+    Ok(qr::Factored::new(matrix)?.apply(&Array2::eye(width))?)
+}
+
+/// A matrix as a factor of a product.
+pub(super) fn plain(matrix: &Array2<f64>) -> (ArrayView2<'_, f64>, Transpose) {
+    (matrix.view(), Transpose::No)
+}
+
+/// The blocks that have rows, and the tree over them: every block is a leaf.
+fn plan(rows: &Rows) -> (Vec<usize>, Plan) {
+    let filled = |block: &usize| rows.rows_per_block[*block] > 0;
+    let blocks: Vec<usize> = (0..rows.rows_per_block.len()).filter(filled).collect();
+    let of = |values: &[usize]| -> Vec<usize> { blocks.iter().map(|&b| values[b]).collect() };
+    let plan = Plan::new(&of(rows.rows_per_block), &of(rows.owner_of_block), 1);
+    (blocks, plan)
+}
+
+/// Adds the bytes that each rank sends to another for passes over these rows, each with so many
+/// directions, some of them in Z; and for each node that travels this many numbers more.
+pub(super) fn add_bytes(
+    sent: &mut [u64],
+    rows: &Rows,
+    passes: &[(usize, usize)],
+    more_numbers: usize,
+) {
+    let (blocks, plan) = plan(rows);
+    // R has as many rows as the rows below it, and at most as many as there are directions.
+    let mut heights: Vec<usize> = blocks.iter().map(|&b| rows.rows_per_block[b]).collect();
+    for merge in &plan.merges {
+        heights.push(heights[merge.left] + heights[merge.right]);
+    }
+    for step in &plan.steps {
+        if let Step::Merge { merge, at, from } = *step
+            && at != from
+        {
+            let height = heights[merge.right];
+            let numbers = passes
+                .iter()
+                .map(|&directions| Image::message_numbers(rows.width, height, directions));
+            let numbers = more_numbers + numbers.sum::<usize>();
+            sent[from] += (f64::BYTES * numbers) as u64;
+        }
+    }
+}
+
+/// The walk over the tree of blocks.
+pub(super) struct Walk<'a, C> {
+    pub comm: &'a C,
+    plan: Plan,
+    blocks: Vec<usize>,
+    /// Rows of the largest block.
+    block_rows: usize,
+    width: usize,
+}
+
+impl<'a, C: Exchange> Walk<'a, C> {
+    /// Over these rows, at least one.
+    pub fn new(comm: &'a C, rows: &Rows) -> Self {
+        let (blocks, plan) = plan(rows);
+        Walk {
+            comm,
+            plan,
+            blocks,
+            block_rows: rows.rows_per_block.iter().copied().max().unwrap_or(0),
+            width: rows.width,
+        }
+    }
+
+    /// The rank that gets the result of a pass.
+    pub fn root_rank(&self) -> usize {
+        self.plan.root_rank
+    }
+
+    /// Makes a node of every block, of about so many directions, and merges them; the rank of the root gets the
+    /// last one.
+    pub fn reduce<N: Send>(
+        &self,
+        read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
+        directions: usize,
+        leaf: impl Fn(&Block) -> Result<N, PcaError> + Sync,
+        merge: impl Fn(N, N) -> Result<N, PcaError>,
+        to_message: impl Fn(&N) -> Vec<f64>,
+        from_message: impl Fn(&[f64]) -> N,
+    ) -> Result<Option<N>, PcaError> {
+        let me = self.comm.rank();
+        let mut mine: VecDeque<usize> = self
+            .plan
+            .steps
+            .iter()
+            .filter_map(|step| match *step {
+                Step::Factor { leaf, rank } if rank == me => Some(self.blocks[leaf]),
+                _ => None,
+            })
+            .collect();
+        let bytes = bytes_of_block(self.block_rows, self.width, directions);
+        let at_once = blocks_at_once(bytes, rayon::current_num_threads());
+        let mut leaves: VecDeque<N> = VecDeque::new();
+        let mut nodes: BTreeMap<usize, N> = BTreeMap::new();
+        for step in &self.plan.steps {
+            match *step {
+                Step::Factor { leaf: index, rank } if rank == me => {
+                    if leaves.is_empty() {
+                        let next = mine.drain(..at_once.min(mine.len()));
+                        let next = next.map(&mut *read).collect::<Result<Vec<_>, _>>()?;
+                        let made: Result<Vec<N>, PcaError> = next.par_iter().map(&leaf).collect();
+                        leaves.extend(made?);
+                    }
+                    nodes.extend(leaves.pop_front().map(|node| (index, node)));
+                }
+                Step::Merge {
+                    merge: Merge { node, left, right },
+                    at,
+                    from,
+                } if at == me => {
+                    let left = take(&mut nodes, left);
+                    let right = if from == me {
+                        take(&mut nodes, right)
+                    } else {
+                        from_message(&self.comm.receive::<f64>(from))
+                    };
+                    nodes.insert(node, merge(left, right)?);
+                }
+                Step::Merge { merge, at, from } if from == me => {
+                    self.comm
+                        .send(&to_message(&take(&mut nodes, merge.right)), at);
+                }
+                // A block is a leaf of its own, so rows never move.
+                Step::Read { .. }
+                | Step::Move { .. }
+                | Step::Factor { .. }
+                | Step::Merge { .. } => {}
+            }
+        }
+        Ok(nodes.pop_first().map(|(_, root)| root))
+    }
+
+    /// A pass over the rows: the image of all rows, at the root.
+    pub fn pass<T: Scalar>(
+        &self,
+        read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
+        columns: &Columns,
+        directions: ArrayView2<f64>,
+        width: usize,
+    ) -> Result<Option<Image>, PcaError> {
+        let directions = by_columns(directions.mapv(T::of_f64).view());
+        self.reduce(
+            read,
+            directions.ncols(),
+            |block| Image::of(block, columns, directions.view(), width),
+            Image::merge,
+            Image::to_message,
+            |message| Image::from_message(message, self.width),
+        )
+    }
+}
+
+/// Gives every rank a matrix of one of them, stored by columns.
+pub(super) fn broadcast_by_columns(
+    comm: &impl Exchange,
+    root: usize,
+    matrix: Option<Array2<f64>>,
+    (rows, columns): (usize, usize),
+) -> Array2<f64> {
+    let mut numbers = matrix.map_or_else(Vec::new, |m| m.t().iter().copied().collect());
+    comm.broadcast(&mut numbers, root);
+    Array2::from_shape_vec((columns, rows), numbers)
+        .expect("every rank knows the shape of the matrix")
+        .reversed_axes()
+}
