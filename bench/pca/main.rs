@@ -372,7 +372,7 @@ fn cost(images: f64, ranks: f64, d: f64, rates: &Rates) -> Cost {
     let merge_flops = (own - 1.0 + levels) * 2.0 / 3.0 * d.powi(3);
     let message = 8.0 * (d * (d + 1.0) / 2.0 + 2.0 * d + 3.0);
     let k = (d / 40.0).floor();
-    let image = 8.0 * (d * k + k * k + 2.0);
+    let image = 8.0 * (d * k + (k + 2.0).powi(2) + 2.0);
     let products_flops = own * d * d * images / leaves;
     let pass_flops = 4.0 * d * k * images / ranks;
     let travel = |bytes: f64| levels * (bytes / BANDWIDTH + LATENCY);
