@@ -3,11 +3,16 @@
 //!
 //! Everything compares every point with every other, so the caller bounds the number of points.
 
+use crate::linalg::blas::inner;
+use crate::linalg::zeros;
+use ndarray::{Array2, ArrayView1, s};
 use rayon::prelude::*;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Numbers that are added before the sum is compared with the best one so far.
+/// Numbers that are added side by side.
 const STRIDE: usize = 8;
 
 /// Points on the components, with what the components leave of each.
@@ -54,17 +59,29 @@ impl Cloud {
     /// The nearest other point of every point on the components; of equally near ones the first. At least
     /// two points.
     pub fn nearest(&self) -> Vec<usize> {
-        let nearest_to = |point: usize| {
-            let mut best = (0, f32::INFINITY);
-            for other in (0..self.len()).filter(|&other| other != point) {
-                let sum = squared(self.row(point), self.row(other), |sum| sum >= best.1);
-                if sum < best.1 {
-                    best = (other, sum);
+        let bounds = Bounds::of(self, false);
+        let nearest_to = |points: Range<usize>| {
+            let mut best = vec![(0, f32::INFINITY); points.len()];
+            for others in bounds.runs() {
+                let squares = bounds.between(&others, &points);
+                for ((point, best), column) in points.clone().zip(&mut best).zip(squares.columns())
+                {
+                    for (other, bound) in others.clone().zip(column) {
+                        // NaN excludes nothing.
+                        if *bound >= best.1 || other == point {
+                            continue;
+                        }
+                        let sum = squared(self.row(point), self.row(other));
+                        if sum < best.1 {
+                            *best = (other, sum);
+                        }
+                    }
                 }
             }
-            best.0
+            best.into_iter().map(|(other, _)| other)
         };
-        (0..self.len()).into_par_iter().map(nearest_to).collect()
+        let runs: Vec<_> = bounds.runs().collect();
+        runs.into_par_iter().flat_map_iter(nearest_to).collect()
     }
 
     /// The `most` pairs with the lowest bounds, lowest first; of equal ones the first.
@@ -78,21 +95,36 @@ impl Cloud {
                 *worst = entry;
             }
         };
-        let with_those_behind = |mut heap: BinaryHeap<Entry>, one: usize| {
-            for other in one + 1..self.len() {
-                let rest = (self.errors[one] - self.errors[other]).powi(2);
-                let worst = match heap.peek() {
-                    Some(worst) if heap.len() == most => f32::from_bits(worst.0),
-                    _ => f32::INFINITY,
-                };
-                let sum = squared(self.row(one), self.row(other), |sum| sum + rest > worst);
-                offer(&mut heap, ((sum + rest).to_bits(), one, other));
+        let bounds = Bounds::of(self, true);
+        // Beyond the worst of as many pairs as are wanted, wherever they were found, none is among the best.
+        let limit = AtomicU32::new(f32::INFINITY.to_bits());
+        let with_those_between = |mut heap: BinaryHeap<Entry>, (ones, others): Runs| {
+            let squares = bounds.between(&ones, &others);
+            for (other, column) in others.zip(squares.columns()) {
+                for (one, bound) in ones.clone().zip(column).filter(|(one, _)| *one < other) {
+                    if *bound > f32::from_bits(limit.load(Ordering::Relaxed)) {
+                        continue;
+                    }
+                    let rest = (self.errors[one] - self.errors[other]).powi(2);
+                    let sum = squared(self.row(one), self.row(other)) + rest;
+                    offer(&mut heap, (sum.to_bits(), one, other));
+                    if let Some(worst) = heap.peek().filter(|_| heap.len() == most) {
+                        limit.fetch_min(worst.0, Ordering::Relaxed);
+                    }
+                }
             }
             heap
         };
-        let heap = (0..self.len())
+        let runs: Vec<Runs> = bounds
+            .runs()
+            .flat_map(|ones| {
+                let behind = bounds.runs().filter(move |others| others.end >= ones.end);
+                behind.map(move |others| (ones.clone(), others))
+            })
+            .collect();
+        let heap = runs
             .into_par_iter()
-            .fold(BinaryHeap::new, with_those_behind)
+            .fold(BinaryHeap::new, with_those_between)
             .reduce(BinaryHeap::new, |mut heap, others| {
                 others.into_iter().for_each(|entry| offer(&mut heap, entry));
                 heap
@@ -122,7 +154,7 @@ impl Cloud {
             .map(|&point| {
                 let mut sums = vec![0.0; count];
                 for (other, &label) in labels.iter().enumerate() {
-                    let square = squared(self.row(point), self.row(other), |_| false);
+                    let square = squared(self.row(point), self.row(other));
                     sums[label] += f64::from(square).sqrt();
                 }
                 let own = labels[point];
@@ -145,8 +177,70 @@ impl Cloud {
     }
 }
 
-/// The squared distance, or any number that is not below it where `enough` says so on the way.
-fn squared(one: &[f32], other: &[f32], enough: impl Fn(f32) -> bool) -> f32 {
+/// Runs of points.
+type Runs = (Range<usize>, Range<usize>);
+
+/// Numbers that the squared distances of points are not below, from products of matrices: `|x - y|^2 = |x|^2 +
+/// |y|^2 - 2 x y`, which is many times faster than distances one by one, but loses digits where points are near
+/// each other. So it only tells which distances are worth computing.
+struct Bounds {
+    /// A point a column, `[width, points]`.
+    points: Array2<f32>,
+    /// `|x|^2` of each.
+    squares: Vec<f32>,
+}
+
+impl Bounds {
+    /// On the components, or also on the reconstruction errors.
+    fn of(cloud: &Cloud, with_errors: bool) -> Bounds {
+        let width = cloud.width + usize::from(with_errors);
+        let mut numbers = Vec::with_capacity(width * cloud.len());
+        for (point, error) in cloud.errors.iter().enumerate() {
+            numbers.extend(cloud.row(point));
+            numbers.extend(with_errors.then_some(error));
+        }
+        let points = Array2::from_shape_vec((cloud.len(), width), numbers);
+        let points = points.expect("as many numbers a point").reversed_axes();
+        let square = |point: ArrayView1<f32>| point.iter().map(|x| x * x).sum();
+        Bounds {
+            squares: points.columns().into_iter().map(square).collect(),
+            points,
+        }
+    }
+
+    /// Runs of points that are compared at once.
+    fn runs(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        const POINTS: usize = 512;
+        let all = self.squares.len();
+        (0..all)
+            .step_by(POINTS)
+            .map(move |start| start..(start + POINTS).min(all))
+    }
+
+    /// The bounds between the points of two runs, one of `others` a column.
+    fn between(&self, ones: &Range<usize>, others: &Range<usize>) -> Array2<f32> {
+        let of = |run: &Range<usize>| self.points.slice(s![.., run.clone()]);
+        let mut bounds = zeros(ones.len(), others.len());
+        inner(of(ones), of(others), 0.0, bounds.view_mut());
+        // A sum of n products is off by n eps of the squares at most, and so are these themselves and the distance
+        // that is computed.
+        let rounding = 4.0 * (self.points.nrows() + 4) as f32 * f32::EPSILON;
+        let squares = &self.squares;
+        for (mut column, other) in bounds
+            .columns_mut()
+            .into_iter()
+            .zip(&squares[others.clone()])
+        {
+            for (bound, one) in column.iter_mut().zip(&squares[ones.clone()]) {
+                *bound = (one + other) * (1.0 - rounding) - 2.0 * *bound;
+            }
+        }
+        bounds
+    }
+}
+
+/// The squared distance.
+fn squared(one: &[f32], other: &[f32]) -> f32 {
     // A sum for each place in a stride, so that a stride is a vector.
     let mut sums = [0.0; STRIDE];
     let (strides, rest) = one.as_chunks::<STRIDE>();
@@ -154,10 +248,6 @@ fn squared(one: &[f32], other: &[f32], enough: impl Fn(f32) -> bool) -> f32 {
     for (one, other) in strides.iter().zip(others) {
         for ((sum, a), b) in sums.iter_mut().zip(one).zip(other) {
             *sum += (a - b) * (a - b);
-        }
-        let sum = sums.iter().sum();
-        if enough(sum) {
-            return sum;
         }
     }
     for ((sum, a), b) in sums.iter_mut().zip(rest).zip(other_rest) {
@@ -350,6 +440,45 @@ mod tests {
             found.iter().map(|pair| pair.places).collect::<Vec<_>>(),
             places
         );
+    }
+
+    #[test]
+    fn pairs_far_from_the_origin_and_in_different_runs_are_found() {
+        // 1300 points, all but a few of them far apart; the distances of those few are lost in the products.
+        let (count, width) = (1300, 9);
+        let mut scores: Vec<f32> = (0..count * width)
+            .map(|i| ((i * 7919 + i * i % 100_003 * 31) % 65_537) as f32)
+            .collect();
+        for (to, from, shift) in [
+            (1299, 3, 0.5),
+            (700, 40, 0.25),
+            (512, 511, 0.0),
+            (9, 8, 1.0),
+        ] {
+            scores.copy_within(from * width..(from + 1) * width, to * width);
+            scores[to * width] += shift;
+        }
+        let cloud = Cloud {
+            scores,
+            width,
+            errors: vec![2.0; count],
+        };
+        let expected = [
+            ((511, 512), 0.0),
+            ((40, 700), 0.0625),
+            ((3, 1299), 0.25),
+            ((8, 9), 1.0),
+        ];
+        let expected = expected.map(|(places, square)| LikelyPair { places, square });
+        assert_eq!(cloud.likeliest_pairs(4), expected);
+        let nearest = cloud.nearest();
+        for LikelyPair {
+            places: (one, other),
+            ..
+        } in expected
+        {
+            assert_eq!((nearest[one], nearest[other]), (other, one));
+        }
     }
 
     #[test]
