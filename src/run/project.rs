@@ -63,30 +63,35 @@ pub fn project(
         let mut projected = Vec::new();
         let next = rayon::in_place_scope(|scope| {
             scope.spawn(|_| {
-                let blocks = read.par_iter();
-                blocks
-                    .map(|block| projector.project(&block.features))
+                std::mem::take(&mut read)
+                    .into_par_iter()
+                    .map(|block| {
+                        let pca::Projected {
+                            scores,
+                            reconstruction_error,
+                            part,
+                        } = projector.project(&block.features);
+                        let scored = ScoredBlock {
+                            rows: block.rows,
+                            outcomes: block.outcomes,
+                            scores: scores.into_iter().collect(),
+                            reconstruction_error,
+                        };
+                        (to_bytes(&scored), part)
+                    })
                     .collect_into_vec(&mut projected);
             });
             read_some(&mut numbers, blocks, context.threads)
         })?;
         let last = next.is_empty();
-        for (block, projected) in std::mem::replace(&mut read, next)
-            .into_iter()
-            .zip(projected)
-        {
-            let scored = ScoredBlock {
-                rows: block.rows,
-                outcomes: block.outcomes,
-                scores: projected.scores.iter().copied().collect(),
-                reconstruction_error: projected.reconstruction_error,
-            };
-            let bytes = to_bytes(&scored)?;
+        read = next;
+        for (bytes, part) in projected {
+            let bytes = bytes?;
             writer
                 .write_all(&(bytes.len() as u64).to_le_bytes())
                 .and_then(|()| writer.write_all(&bytes))
                 .map_err(unspillable)?;
-            parts.push(projected.part);
+            parts.push(part);
         }
         if last {
             break;
@@ -100,15 +105,17 @@ pub fn project(
     Ok((Spill { file, blocks }, parts))
 }
 
-/// Reads blocks for the threads of a rank: one for each of them, but no more than a few at once where
-/// they are large; a block alone keeps several threads busy too.
+/// Reads blocks for the threads of a rank: some for each of them, so that none waits long for the others, but no
+/// more than a few at once where they are large; a block alone keeps several threads busy too.
 fn read_some(
     numbers: &mut Range<usize>,
     blocks: &Blocks,
     threads: usize,
 ) -> Result<Vec<Block>, Failure> {
+    /// Blocks for each thread.
+    const BLOCKS_A_THREAD: usize = 4;
     let (mut read, mut bytes) = (Vec::new(), 0);
-    while read.len() < threads
+    while read.len() < BLOCKS_A_THREAD * threads
         && bytes < BYTES_AT_ONCE
         && let Some(number) = numbers.next()
     {
