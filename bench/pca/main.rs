@@ -5,6 +5,7 @@
 //! and 1024 ranks from the rates just measured. With `--quick` the matrices are small, which shows
 //! that it runs and nothing else.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use ndarray::{Array2, s};
@@ -12,7 +13,7 @@ use p8::linalg::blas::{Transpose, gemm};
 use p8::linalg::gaussian::gaussian;
 use p8::linalg::partial_svd::{Side, Wanted, leading};
 use p8::linalg::{Scalar, blas_description, init, partial_eigen, qr, svd, triangle, zeros};
-use p8::pca::{self, Components, Exchange, PcaSettings, Precision, Rows, Solver};
+use p8::pca::{self, Block, Components, Exchange, Mapped, PcaSettings, Precision, Rows, Solver};
 
 /// How often each is measured; the median counts.
 const REPEATS: usize = 5;
@@ -106,11 +107,11 @@ fn building_blocks(d: usize) -> Rates {
         Some(flops),
     );
 
-    let tall = gaussian(2, 0, 2 * d, d);
-    let leaf_flops = 2.0 * size * size * (2.0 * size - size / 3.0);
+    let tall = gaussian(2, 0, 4 * d, d);
+    let leaf_flops = 2.0 * size * size * (4.0 * size - size / 3.0);
     let leaf = median(|| drop(qr::Factored::new(tall.clone()).expect("a finite matrix")));
     row(
-        &format!("QR of a leaf, {} x {d}", 2 * d),
+        &format!("QR of a leaf, {} x {d}", 4 * d),
         leaf,
         Some(leaf_flops),
     );
@@ -119,7 +120,8 @@ fn building_blocks(d: usize) -> Rates {
         let part = p8::linalg::by_columns(tall.slice(rows));
         qr::Factored::new(part).expect("a finite matrix").r()
     };
-    let (top, bottom) = (triangle(s![..d, ..]), triangle(s![d.., ..]));
+    let (top, bottom) = (triangle(s![..d, ..]), triangle(s![d..2 * d, ..]));
+    let tall = p8::linalg::by_columns(tall.slice(s![..2 * d, ..]));
     let merge_flops = 2.0 / 3.0 * size.powi(3);
     let merge = median(|| {
         drop(qr::Merged::new(top.clone(), &zeros(1, d), &bottom).expect("finite triangles"));
@@ -277,11 +279,12 @@ fn whole_fits(quick: bool) {
     }
 }
 
-/// Rows of features in blocks, f32 as the network gives them, made before the clock runs.
+/// Rows of features in blocks, f32 as the network gives them, made before the clock runs and read where they lie, as
+/// those of a mapped file are.
 struct Blocks {
     rows_per_block: Vec<usize>,
     width: usize,
-    blocks: Vec<Array2<f32>>,
+    blocks: Vec<Arc<Vec<f32>>>,
 }
 
 impl Blocks {
@@ -293,6 +296,7 @@ impl Blocks {
             .iter()
             .enumerate()
             .map(|(index, count)| falling(index * block, *count, width))
+            .map(|rows| Arc::new(rows.into_raw_vec_and_offset().0))
             .collect();
         Blocks {
             rows_per_block,
@@ -306,9 +310,15 @@ impl Blocks {
         let owner_of_block = vec![0; self.rows_per_block.len()];
         let rows = self.rows(&owner_of_block);
         median(|| {
-            let mut read = |block: usize| Ok(self.blocks[block].clone().into());
+            let mut read = |block: usize| Ok(self.read(block));
             drop(pca::r_factor(&Alone, &rows, &mut read, precision).expect("finite rows"));
         })
+    }
+
+    /// The rows of a block.
+    fn read(&self, block: usize) -> Block {
+        let shape = (self.rows_per_block[block], self.width);
+        Block::Mapped32(Mapped::new(self.blocks[block].clone(), 0, shape))
     }
 
     fn rows<'a>(&'a self, owner_of_block: &'a [usize]) -> Rows<'a> {
@@ -332,7 +342,7 @@ impl Blocks {
             memory: None,
         };
         median(|| {
-            let mut read = |block: usize| Ok(self.blocks[block].clone().into());
+            let mut read = |block: usize| Ok(self.read(block));
             drop(pca::fit(&Alone, &rows, &mut read, &settings).expect("finite rows"));
         })
     }
@@ -364,24 +374,31 @@ fn cost(images: f64, ranks: f64, d: f64, rates: &Rates) -> Cost {
     /// Bytes a second and seconds a message of a network of 10 Gbit/s.
     const BANDWIDTH: f64 = 1.1e9;
     const LATENCY: f64 = 5e-5;
-    let leaves = (images / (2.0 * d)).floor().max(1.0);
-    let working = ranks.min(leaves);
-    let own = (leaves / working).ceil();
+    // Of how many leaves with so many rows for each column a rank has most, and how many ranks have any.
+    let shares = |rows_per_column: f64| {
+        let leaves = (images / (rows_per_column * d)).floor().max(1.0);
+        let working = ranks.min(leaves);
+        (leaves, working, (leaves / working).ceil())
+    };
+    let (leaves, working, own) = shares(4.0);
     let leaf_flops = own * 2.0 * d * d * (images / leaves - d / 3.0);
     let levels = working.log2().ceil();
     let merge_flops = (own - 1.0 + levels) * 2.0 / 3.0 * d.powi(3);
     let message = 8.0 * (d * (d + 1.0) / 2.0 + 2.0 * d + 3.0);
     let k = (d / 40.0).floor();
     let image = 8.0 * (d * k + (k + 2.0).powi(2) + 2.0);
-    let products_flops = own * d * d * images / leaves;
+    let (products_leaves, products_working, products_own) = shares(2.0);
+    let products_flops = products_own * d * d * images / products_leaves;
     let pass_flops = 4.0 * d * k * images / ranks;
-    let travel = |bytes: f64| levels * (bytes / BANDWIDTH + LATENCY);
+    let travel_of = |levels: f64, bytes: f64| levels * (bytes / BANDWIDTH + LATENCY);
+    let travel = |bytes| travel_of(levels, bytes);
+    let products_levels = products_working.log2().ceil();
     Cost {
         products_flops: products_flops + pass_flops,
         products_seconds: products_flops / rates.products
             + pass_flops / rates.pass
-            + travel(message)
-            + travel(image)
+            + travel_of(products_levels, message)
+            + travel_of(ranks.log2().ceil(), image)
             + rates.search,
         leaves,
         flops: leaf_flops + merge_flops,

@@ -47,7 +47,7 @@ pub fn leading(
     // A power of four changes no digit, neither of the values nor of their roots, and brings all into the range
     // of the numbers.
     let root = (trace.log2() / 2.0).floor().exp2();
-    c.mapv_inplace(|x| x / root / root);
+    in_all(&mut c, |x| x / root / root);
     mirror(&mut c);
     let trace = trace / root / root;
     let tolerance = UNITS * accuracy * (n as f64).sqrt();
@@ -75,7 +75,7 @@ pub fn leading(
         Ok(found) => found,
         Err(reason) => return Ok(Outcome::GaveUp(reason)),
     };
-    c.mapv_inplace(|x| -x);
+    in_all(&mut c, |x| -x);
     if !nothing_larger(c, &found.vectors, &found.values, doubt)? {
         return Ok(Outcome::GaveUp(format!(
             "there are other values as large as value {}",
@@ -84,6 +84,14 @@ pub fn leading(
     }
     found.values.iter_mut().for_each(|value| *value *= root);
     Ok(Outcome::Found(found))
+}
+
+/// Replaces every number by its image.
+fn in_all(c: &mut Array2<f64>, image: impl Fn(f64) -> f64 + Sync) {
+    let tiles: Vec<_> = c.axis_chunks_iter_mut(Axis(1), TILE).collect();
+    tiles
+        .into_par_iter()
+        .for_each(|mut tile| tile.mapv_inplace(&image));
 }
 
 /// Gives a matrix, of which the upper triangle counts, the same numbers below the diagonal.

@@ -143,7 +143,7 @@ pub fn fit(
     let n = rows.total();
     let threads = rayon::current_num_threads();
     let (solver, solver_reason) = choose_solver(settings, (n, rows.width), (comm.size(), threads))?;
-    let mut read = |block: usize| read_checked(rows, read, block);
+    let mut read = |block: usize| read_shaped(rows, read, block);
     let solution = match (solver, settings.precision) {
         (Solver::Wide, Precision::F32) => wide::solve::<f32>(comm, rows, &mut read, settings)?,
         (Solver::Wide, Precision::F64) => wide::solve::<f64>(comm, rows, &mut read, settings)?,
@@ -226,8 +226,9 @@ fn check_settings(rows: &Rows, settings: &PcaSettings) -> Result<(), PcaError> {
     }
 }
 
-/// Reads a block, which has to be as it was announced, and all of it finite.
-pub(super) fn read_checked(rows: &Rows, read: &mut Read, block: usize) -> Result<Block, PcaError> {
+/// Reads a block, which has to be as it was announced. Whether its numbers are finite is checked by [`check_finite`]
+/// on the threads that compute with them.
+pub(super) fn read_shaped(rows: &Rows, read: &mut Read, block: usize) -> Result<Block, PcaError> {
     let (expected_rows, expected_columns) = (rows.rows_per_block[block], rows.width);
     if expected_rows == 0 {
         return Ok(Array2::<f32>::zeros((0, expected_columns)).into());
@@ -244,7 +245,6 @@ pub(super) fn read_checked(rows: &Rows, read: &mut Read, block: usize) -> Result
             expected_columns,
         });
     }
-    check_finite(block, &features)?;
     Ok(features)
 }
 

@@ -12,6 +12,7 @@
 use std::marker::PhantomData;
 
 use ndarray::{Array1, Array2, s};
+use rayon::prelude::*;
 
 use super::block::Block;
 use super::center::{Mean, centered_by_rows};
@@ -37,6 +38,11 @@ impl<P> Gram<P> {
 
 impl<P: Scalar> TreeNode for Gram<P> {
     type Scalar = P;
+
+    /// The height of a leaf does not matter much: merges are cheap, and a leaf is no larger than two nodes.
+    fn rows_per_column(_: usize) -> usize {
+        2
+    }
 
     /// n d^2 operations.
     fn from_blocks(
@@ -64,15 +70,17 @@ impl<P: Scalar> TreeNode for Gram<P> {
             distance,
         } = Joined::new((early.rows, early.mean), (later.rows, &later.mean));
         let mut r = early.r;
-        let columns = r.columns_mut().into_iter();
-        for ((j, mut column), other) in columns.enumerate().zip(later.r.columns()) {
+        let columns = r.columns_mut().into_iter().zip(later.r.columns());
+        let columns: Vec<_> = columns.collect();
+        let columns = columns.into_par_iter().enumerate();
+        columns.for_each(|(j, (mut column, other))| {
             let factor = distance[j];
             let mut upper = column.slice_mut(s![..=j]);
             let added = other.iter().zip(&distance);
             for (x, (other, distance)) in upper.iter_mut().zip(added) {
                 *x += other + factor * distance;
             }
-        }
+        });
         Ok(Gram::new(Node { rows, mean, r }))
     }
 

@@ -14,6 +14,7 @@
 //! - `passes`: further passes over the rows, for directions that are known already;
 //! - `randomized`: the solver that approximates, where neither fits in memory;
 //! - `decompose`, `spectrum`: the SVD of the R factor, and how many components to keep;
+//! - `tasks`: work for the threads of the pool;
 //! - `evidence`: what a solver says about its factor, for the certificate;
 //! - `fit`: from rows to the model;
 //! - `project`: scores and reconstruction error of rows;
@@ -37,6 +38,7 @@ mod project;
 mod randomized;
 mod solver;
 mod spectrum;
+mod tasks;
 mod traffic;
 mod tree;
 mod tsqr;

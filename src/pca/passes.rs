@@ -13,13 +13,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use ndarray::{Array2, ArrayView2, Axis, concatenate, s};
-use rayon::prelude::*;
 
 use super::PcaError;
 use super::block::{Block, on_rows};
 use super::center::Mean;
 use super::exchange::Exchange;
-use super::fit::Rows;
+use super::fit::{Rows, check_finite};
+use super::tasks::Tasks;
 use super::tree::{Merge, Plan, Step, take};
 use crate::linalg::blas::{Transpose, gemm};
 use crate::linalg::{Scalar, by_columns, norms, qr, svd, zeros};
@@ -65,24 +65,26 @@ pub(super) struct Columns {
 impl Columns {
     /// The centred (and scaled) rows of a block, stored by rows.
     fn deviations<T: Scalar>(&self, block: &Block) -> Array2<T> {
-        let mut deviations = Array2::zeros(block.dim());
+        let mut deviations = Vec::with_capacity(block.dim().0 * block.dim().1);
         on_rows!(block, rows => self.write_deviations(rows, &mut deviations));
-        deviations
+        Array2::from_shape_vec(block.dim(), deviations).expect("a number for each of the block's")
     }
 
-    fn write_deviations<F: Scalar, T: Scalar>(&self, rows: ArrayView2<F>, to: &mut Array2<T>) {
+    fn write_deviations<F: Scalar, T: Scalar>(&self, rows: ArrayView2<F>, to: &mut Vec<T>) {
         let rows = rows.as_standard_layout();
         let Mean { origin, offset } = &self.mean;
-        for (row, mut line) in rows.rows().into_iter().zip(to.rows_mut()) {
+        for row in rows.rows() {
             let row = row.to_slice().expect("rows in one piece");
-            let line = line.as_slice_mut().expect("rows in one piece");
             let columns = origin.iter().zip(offset).zip(&self.scale);
-            for ((x, deviation), ((origin, offset), scale)) in row.iter().zip(line).zip(columns) {
-                let centred = (x.as_f64() - origin) - offset;
-                // A feature of scale 0 is constant.
-                let scaled = if *scale > 0.0 { centred / scale } else { 0.0 };
-                *deviation = T::of_f64(scaled);
-            }
+            to.extend(
+                row.iter()
+                    .zip(columns)
+                    .map(|(x, ((origin, offset), scale))| {
+                        let centred = (x.as_f64() - origin) - offset;
+                        // A feature of scale 0 is constant.
+                        T::of_f64(if *scale > 0.0 { centred / scale } else { 0.0 })
+                    }),
+            );
         }
     }
 }
@@ -318,50 +320,61 @@ impl<'a, C: Exchange> Walk<'a, C> {
             .steps
             .iter()
             .filter_map(|step| match *step {
-                Step::Factor { leaf, rank } if rank == me => Some(self.blocks[leaf]),
+                Step::Factor { leaf, rank } if rank == me => Some(leaf),
                 _ => None,
             })
             .collect();
         let bytes = bytes_of_block(self.block_rows, self.width, directions);
         let at_once = blocks_at_once(bytes, rayon::current_num_threads());
-        let mut leaves: VecDeque<N> = VecDeque::new();
-        let mut nodes: BTreeMap<usize, N> = BTreeMap::new();
-        for step in &self.plan.steps {
-            match *step {
-                Step::Factor { leaf: index, rank } if rank == me => {
-                    if leaves.is_empty() {
-                        let next = mine.drain(..at_once.min(mine.len()));
-                        let next = next.map(&mut *read).collect::<Result<Vec<_>, _>>()?;
-                        let made: Result<Vec<N>, PcaError> = next.par_iter().map(&leaf).collect();
-                        leaves.extend(made?);
+        rayon::in_place_scope(|scope| {
+            let mut nodes: BTreeMap<usize, N> = BTreeMap::new();
+            let mut tasks = Tasks::new(scope);
+            for step in &self.plan.steps {
+                match *step {
+                    Step::Factor { leaf: index, rank } if rank == me => loop {
+                        // While this thread merges, the pool has blocks to go on with.
+                        while tasks.running() < at_once
+                            && let Some(next) = mine.pop_front()
+                        {
+                            let block = self.blocks[next];
+                            let (rows, leaf) = (read(block)?, &leaf);
+                            tasks.spawn(move || {
+                                let made = check_finite(block, &rows).and_then(|()| leaf(&rows));
+                                (next, made)
+                            });
+                        }
+                        if nodes.contains_key(&index) {
+                            break;
+                        }
+                        let (made, node) = tasks.next();
+                        nodes.insert(made, node?);
+                    },
+                    Step::Merge {
+                        merge: Merge { node, left, right },
+                        at,
+                        from,
+                    } if at == me => {
+                        let left = take(&mut nodes, left);
+                        let right = if from == me {
+                            take(&mut nodes, right)
+                        } else {
+                            from_message(&self.comm.receive::<f64>(from))
+                        };
+                        nodes.insert(node, merge(left, right)?);
                     }
-                    nodes.extend(leaves.pop_front().map(|node| (index, node)));
+                    Step::Merge { merge, at, from } if from == me => {
+                        self.comm
+                            .send(&to_message(&take(&mut nodes, merge.right)), at);
+                    }
+                    // A block is a leaf of its own, so rows never move.
+                    Step::Read { .. }
+                    | Step::Move { .. }
+                    | Step::Factor { .. }
+                    | Step::Merge { .. } => {}
                 }
-                Step::Merge {
-                    merge: Merge { node, left, right },
-                    at,
-                    from,
-                } if at == me => {
-                    let left = take(&mut nodes, left);
-                    let right = if from == me {
-                        take(&mut nodes, right)
-                    } else {
-                        from_message(&self.comm.receive::<f64>(from))
-                    };
-                    nodes.insert(node, merge(left, right)?);
-                }
-                Step::Merge { merge, at, from } if from == me => {
-                    self.comm
-                        .send(&to_message(&take(&mut nodes, merge.right)), at);
-                }
-                // A block is a leaf of its own, so rows never move.
-                Step::Read { .. }
-                | Step::Move { .. }
-                | Step::Factor { .. }
-                | Step::Merge { .. } => {}
             }
-        }
-        Ok(nodes.pop_first().map(|(_, root)| root))
+            Ok(nodes.pop_first().map(|(_, root)| root))
+        })
     }
 
     /// A pass over the rows: the image of all rows, at the root.

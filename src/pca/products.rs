@@ -27,6 +27,7 @@
 //! With f32 the products are computed in f32 and everything else in f64.
 
 use ndarray::{Array2, ArrayView1, Axis, s};
+use rayon::prelude::*;
 
 use super::PcaError;
 use super::block::Block;
@@ -40,8 +41,7 @@ use super::gram::Gram;
 use super::passes::{Columns, Image, Walk, broadcast_by_columns, product, qr_basis};
 use super::solver::Solver;
 use super::spectrum::Spectrum;
-use super::tree::Plan;
-use super::tsqr::{reduce, standard_deviations};
+use super::tsqr::{plan, reduce, standard_deviations};
 use crate::linalg::partial_eigen::leading;
 use crate::linalg::partial_svd::Outcome;
 use crate::linalg::{Scalar, norms, sign, zeros};
@@ -80,25 +80,24 @@ fn largest_residual(precision: Precision, (n, d): (usize, usize)) -> f64 {
 /// Solves from the products.
 pub(super) fn solve(
     comm: &impl Exchange,
-    plan: &Plan,
     rows: &Rows,
     read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
     settings: &PcaSettings,
 ) -> Result<Tried, PcaError> {
     match settings.precision {
-        Precision::F32 => solve_in::<f32>(comm, plan, rows, read, settings),
-        Precision::F64 => solve_in::<f64>(comm, plan, rows, read, settings),
+        Precision::F32 => solve_in::<f32>(comm, rows, read, settings),
+        Precision::F64 => solve_in::<f64>(comm, rows, read, settings),
     }
 }
 
 fn solve_in<P: Scalar>(
     comm: &impl Exchange,
-    plan: &Plan,
     rows: &Rows,
     read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
     settings: &PcaSettings,
 ) -> Result<Tried, PcaError> {
-    let root = reduce::<Gram<P>>(comm, plan, rows, read)?;
+    let plan = plan::<Gram<P>>(rows);
+    let root = reduce::<Gram<P>>(comm, &plan, rows, read)?;
     let found = root
         .map(|products| search(products, settings))
         .transpose()?;
@@ -197,15 +196,19 @@ fn search<P: Scalar>(
         .iter()
         .map(|scale| if *scale > 0.0 { 1.0 / scale } else { 0.0 })
         .collect();
-    for ((mut column, own), j) in c.columns_mut().into_iter().zip(&inverse).zip(0..) {
-        for (x, other) in column.iter_mut().zip(&inverse[..=j]) {
+    let columns: Vec<_> = c.columns_mut().into_iter().zip(&inverse).collect();
+    let columns = columns.into_par_iter().enumerate();
+    let finite = columns.map(|(j, (mut column, own))| {
+        let above = column.iter_mut().zip(&inverse[..=j]);
+        above.fold(true, |finite, (x, other)| {
             *x *= own * other;
-        }
-    }
-    let norm = c.diag().sum().sqrt();
-    if !c.iter().all(|x| x.is_finite()) {
+            finite & x.is_finite()
+        })
+    });
+    if !finite.reduce(|| true, |a, b| a & b) {
         return Ok(Err("they overflow".into()));
     }
+    let norm = c.diag().sum().sqrt();
     let (wanted, most) = match decompose::wanted(settings.components, d) {
         Ok(asked) => asked,
         Err(reason) => return Ok(Err(reason)),

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::PcaError;
 use super::fit::{Components, PcaSettings};
+use super::gram::Gram;
+use super::leaf::{Node, TreeNode};
 use super::spectrum::plural;
 use super::{passes, randomized, tsqr};
 use crate::linalg::Scalar;
@@ -42,7 +44,7 @@ const BLOCK_ROWS: usize = 128;
 /// Bytes of a rank's matrices at the peak of the factorisation of n rows of d columns on `threads`
 /// threads of each of `ranks` ranks, counted, not measured.
 ///
-/// With `tsqr` they do not depend on the number of rows: for each leaf in work 2 d rows, as they came
+/// With `tsqr` they do not grow with the number of rows: for each leaf in work its rows, as they came
 /// (f32) and in the precision of the factorisation (of products f64), for one more the rows as they came, and four
 /// triangles of d x d; the pass that confirms products has those no longer and takes less, unless there are
 /// hundreds of components and threads. With `wide` they are this rank's columns of all rows, twice beside their
@@ -56,7 +58,11 @@ pub fn memory_bytes(
 ) -> f64 {
     let products = tsqr::by_products(settings.precision, (n, d));
     let number = settings.precision.bytes() as f64;
-    let at_once = tsqr::leaves_at_once(d, threads) as f64;
+    let (per_column, at_once) = if products {
+        leaves::<Gram<f64>>(d, threads)
+    } else {
+        leaves::<Node<f64>>(d, threads)
+    };
     let directions = match settings.components {
         Components::Count(k) => randomized::directions(k, n, d) + randomized::PROBES,
         // Refused for this solver; as many as there can be.
@@ -69,12 +75,18 @@ pub fn memory_bytes(
         Solver::Auto | Solver::Tsqr => {
             let raw = f32::BYTES as f64;
             let number = if products { f64::BYTES as f64 } else { number };
-            let leaf = n.min(2.0 * d) * d;
-            let leaves = (n / (2.0 * d)).ceil().min(at_once);
-            leaves * (number + raw) * leaf + raw * leaf + 4.0 * number * d * d
+            let leaves = (n / (per_column * d)).floor().max(1.0);
+            let leaf = n / leaves * d;
+            leaves.min(at_once) * (number + raw) * leaf + raw * leaf + 4.0 * number * d * d
         }
         Solver::Randomized => passes::memory_bytes(shape, directions, BLOCK_ROWS, threads),
     }
+}
+
+/// How many rows for each column leaves have, and how many leaves are in work at once.
+fn leaves<N: TreeNode>(d: usize, threads: usize) -> (f64, f64) {
+    let at_once = tsqr::leaves_at_once::<N>(d, threads);
+    (N::rows_per_column(d) as f64, at_once as f64)
 }
 
 /// The solver for n rows of d columns on some ranks, never `Auto`, and why it is that one.
@@ -228,7 +240,9 @@ mod tests {
             let settings = settings(solver, Components::Count(50), None);
             memory_bytes(solver, &settings, (n, 2048), (1, 1))
         };
-        assert_eq!(need(Solver::Tsqr, 10_000), need(Solver::Tsqr, 10_000_000));
+        for n in [100_000, 10_000_000] {
+            assert!(need(Solver::Tsqr, n) <= need(Solver::Tsqr, 20_000));
+        }
         assert!(need(Solver::Wide, 2000) > need(Solver::Wide, 1000));
         assert!(need(Solver::Randomized, 10_000_000) < 2.0 * need(Solver::Randomized, 10_000));
     }

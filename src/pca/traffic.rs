@@ -5,7 +5,8 @@ use std::cell::Cell;
 use super::evidence::Route;
 use super::exchange::Exchange;
 use super::fit::{Precision, Rows};
-use super::leaf::Node;
+use super::gram::Gram;
+use super::leaf::{Node, TreeNode};
 use super::solver::Solver;
 use super::tree::{Plan, Step};
 use super::{evidence, passes, randomized, tsqr, wide};
@@ -107,7 +108,7 @@ pub fn predicted_bytes(
         Solver::Auto | Solver::Tsqr => {
             let whole = Node::<f64>::message_bytes(rows.width, rows.width);
             if route.products {
-                add_tree(&mut sent, rows, feature_bytes, |_| whole);
+                add_tree::<Gram<f64>>(&mut sent, rows, feature_bytes, |_| whole);
             }
             if route.directions > 0 {
                 let directions = (route.directions + evidence::PROBES, route.directions);
@@ -115,11 +116,19 @@ pub fn predicted_bytes(
             }
             let shape = (rows.total(), rows.width);
             if route.factor {
-                add_tree(&mut sent, rows, feature_bytes, |height| match precision {
-                    _ if tsqr::by_products(precision, shape) => whole,
-                    Precision::F32 => Node::<f32>::message_bytes(height, rows.width),
-                    Precision::F64 => Node::<f64>::message_bytes(height, rows.width),
-                });
+                match precision {
+                    _ if tsqr::by_products(precision, shape) => {
+                        add_tree::<Gram<f64>>(&mut sent, rows, feature_bytes, |_| whole);
+                    }
+                    Precision::F32 => {
+                        let bytes = |height| Node::<f32>::message_bytes(height, rows.width);
+                        add_tree::<Node<f32>>(&mut sent, rows, feature_bytes, bytes);
+                    }
+                    Precision::F64 => {
+                        let bytes = |height| Node::<f64>::message_bytes(height, rows.width);
+                        add_tree::<Node<f64>>(&mut sent, rows, feature_bytes, bytes);
+                    }
+                }
             }
         }
         Solver::Randomized => randomized::add_bytes(&mut sent, rows, k),
@@ -129,13 +138,13 @@ pub fn predicted_bytes(
 
 /// Adds what a walk over the tree of `tsqr` sends, with nodes whose message takes so many bytes for an R of
 /// that height.
-fn add_tree(
+fn add_tree<N: TreeNode>(
     sent: &mut [u64],
     rows: &Rows,
     feature_bytes: usize,
     message_bytes: impl Fn(usize) -> u64,
 ) {
-    let plan = tsqr::plan(rows);
+    let plan = tsqr::plan::<N>(rows);
     let heights = heights(&plan, rows);
     for step in &plan.steps {
         match *step {

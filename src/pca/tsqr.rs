@@ -8,7 +8,6 @@
 //! goes to the pool, several leaves at once, so that reading goes on beside the arithmetic.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
 use ndarray::Array2;
 
@@ -18,34 +17,31 @@ use super::decompose::{self, decompose};
 use super::evidence::{self, Evidence, Route};
 use super::exchange::Exchange;
 use super::fit::{
-    PcaSettings, Precision, Read, Rows, Solution, broadcast_components, check_rows, read_checked,
+    PcaSettings, Precision, Read, Rows, Solution, broadcast_components, check_finite, check_rows,
+    read_shaped,
 };
 use super::gram::Gram;
 use super::leaf::{Node, TreeNode};
 use super::products::{self, Tried};
 use super::spectrum::Spectrum;
+use super::tasks::Tasks;
 use super::tree::{Merge, Plan, Step, take};
 use crate::linalg::partial_svd::Side;
-use crate::linalg::{LinalgError, Scalar, norms, sign};
-
-/// Leaves have at least this many rows for each column. The height of a leaf does not change the
-/// count of operations, 2 d^2 a row with its share of the merges; at 2 most of them run in the QR of
-/// the leaf, which is faster than the merge, and a leaf is no larger than two nodes.
-const ROWS_PER_COLUMN: usize = 2;
+use crate::linalg::{Scalar, norms, sign};
 
 /// Leaves that are factored side by side take no more than this together, unless it is one alone:
 /// its own tiles keep the threads busy where leaves are large.
 const BYTES_AT_ONCE: usize = 1 << 30;
 
-/// How many leaves of rows of d columns are factored at once by `threads` threads.
-pub(super) fn leaves_at_once(d: usize, threads: usize) -> usize {
-    let leaf = ROWS_PER_COLUMN * d * d * f64::BYTES;
+/// How many leaves of rows of d columns are made nodes at once by `threads` threads.
+pub(super) fn leaves_at_once<N: TreeNode>(d: usize, threads: usize) -> usize {
+    let leaf = N::rows_per_column(d) * d * d * f64::BYTES;
     (BYTES_AT_ONCE / leaf.max(1)).clamp(1, threads.max(1))
 }
 
-/// The plan of these rows.
-pub(super) fn plan(rows: &Rows) -> Plan {
-    let enough = ROWS_PER_COLUMN * rows.width;
+/// The plan that makes nodes of these rows.
+pub(super) fn plan<N: TreeNode>(rows: &Rows) -> Plan {
+    let enough = N::rows_per_column(rows.width) * rows.width;
     Plan::new(rows.rows_per_block, rows.owner_of_block, enough)
 }
 
@@ -62,11 +58,10 @@ pub(super) fn solve(
     read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
     settings: &PcaSettings,
 ) -> Result<Solution, PcaError> {
-    let plan = plan(rows);
     let mut route = Route::FACTOR;
     let mut refused = None;
     if products::are_worth_trying(settings, rows) {
-        match products::solve(comm, &plan, rows, read, settings)? {
+        match products::solve(comm, rows, read, settings)? {
             Tried::Confirmed(solution) => return Ok(*solution),
             Tried::Refused(tried, reason) => {
                 route = Route {
@@ -77,10 +72,11 @@ pub(super) fn solve(
             }
         }
     }
-    let decomposed = root(comm, &plan, rows, read, settings.precision)?
+    let (root_rank, root) = root(comm, rows, read, settings.precision)?;
+    let decomposed = root
         .map(|node| solve_node(node, settings, rows))
         .transpose()?;
-    let mut solution = share(comm, plan.root_rank, decomposed, rows, settings)?;
+    let mut solution = share(comm, root_rank, decomposed, rows, settings)?;
     solution.evidence.route = route;
     solution.refused = refused;
     Ok(solution)
@@ -99,37 +95,39 @@ pub fn r_factor(
     precision: Precision,
 ) -> Result<Option<Array2<f64>>, PcaError> {
     check_rows(rows)?;
-    let mut read = |block: usize| read_checked(rows, read, block);
-    let root = root(comm, &plan(rows), rows, &mut read, precision)?;
+    let mut read = |block: usize| read_shaped(rows, read, block);
+    let (_, root) = root(comm, rows, &mut read, precision)?;
     Ok(root.map(|root| root.r))
 }
 
-/// The node of all rows, on the rank of the root.
+/// The rank of the root, and on it the node of all rows.
+type Root = (usize, Option<Node<f64>>);
+
+/// The node of all rows.
 fn root(
     comm: &impl Exchange,
-    plan: &Plan,
     rows: &Rows,
     read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
     precision: Precision,
-) -> Result<Option<Node<f64>>, PcaError> {
+) -> Result<Root, PcaError> {
     match precision {
         Precision::F32 if by_products(precision, (rows.total(), rows.width)) => {
-            factor::<Gram<f64>>(comm, plan, rows, read)
+            factor::<Gram<f64>>(comm, rows, read)
         }
-        Precision::F32 => factor::<Node<f32>>(comm, plan, rows, read),
-        Precision::F64 => factor::<Node<f64>>(comm, plan, rows, read),
+        Precision::F32 => factor::<Node<f32>>(comm, rows, read),
+        Precision::F64 => factor::<Node<f64>>(comm, rows, read),
     }
 }
 
-/// The factor of all rows, on the rank of the root.
+/// The factor of all rows.
 fn factor<N: TreeNode>(
     comm: &impl Exchange,
-    plan: &Plan,
     rows: &Rows,
     read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
-) -> Result<Option<Node<f64>>, PcaError> {
-    let root = reduce::<N>(comm, plan, rows, read)?;
-    Ok(root.map(TreeNode::into_factor).transpose()?)
+) -> Result<Root, PcaError> {
+    let plan = plan::<N>(rows);
+    let root = reduce::<N>(comm, &plan, rows, read)?;
+    Ok((plan.root_rank, root.map(TreeNode::into_factor).transpose()?))
 }
 
 /// Walks the plan; the rank of the root gets the node of all rows.
@@ -145,7 +143,7 @@ pub(super) fn reduce<N: TreeNode>(
         let mine = |step: &&Step| matches!(step, Step::Factor { rank, .. } if *rank == me);
         let mut nodes = Nodes::<N>::new(
             scope,
-            leaves_at_once(rows.width, rayon::current_num_threads()),
+            leaves_at_once::<N>(rows.width, rayon::current_num_threads()),
             plan.steps.iter().filter(mine).count(),
         );
         for step in &plan.steps {
@@ -155,6 +153,7 @@ pub(super) fn reduce<N: TreeNode>(
                 }
                 Step::Move { block, from, to } if from == me => {
                     let features = take(&mut blocks, block);
+                    check_finite(block, &features)?;
                     comm.send_bytes(&features.to_message(0..rows.width), to);
                 }
                 Step::Move { block, from, to } if to == me => {
@@ -166,7 +165,7 @@ pub(super) fn reduce<N: TreeNode>(
                 }
                 Step::Factor { leaf, rank } if rank == me => {
                     let run = plan.leaves[leaf].blocks.clone();
-                    let run = run.map(|block| take(&mut blocks, block)).collect();
+                    let run = run.map(|block| (block, take(&mut blocks, block))).collect();
                     nodes.factor(leaf, run, rows.width)?;
                 }
                 Step::Merge { merge, at, from } if at == me && from == me => nodes.merge(merge)?,
@@ -187,7 +186,7 @@ pub(super) fn reduce<N: TreeNode>(
                 | Step::Merge { .. } => {}
             }
         }
-        while nodes.running > 0 {
+        while nodes.tasks.running() > 0 {
             nodes.wait()?;
         }
         Ok(nodes.made.pop_first().map(|(_, root)| root))
@@ -199,53 +198,59 @@ pub(super) fn reduce<N: TreeNode>(
 struct Made<N: TreeNode> {
     node: usize,
     is_leaf: bool,
-    result: Result<(N, Vec<N::Scalar>), LinalgError>,
+    result: Result<(N, Vec<N::Scalar>), PcaError>,
 }
 
 /// The nodes of a rank: those that are made, and the tasks that make more of them.
 struct Nodes<'scope, 'env, N: TreeNode> {
-    scope: &'scope rayon::Scope<'env>,
+    tasks: Tasks<'scope, 'env, Made<N>>,
     made: BTreeMap<usize, N>,
     /// Merges inside this rank whose children are not both made.
     waiting: Vec<Merge>,
-    /// Tasks in the pool, and how many of them factor leaves.
-    running: usize,
+    /// Tasks in the pool that factor leaves.
     leaves: usize,
     most_leaves: usize,
     /// Leaves that are yet to be factored.
     leaves_left: usize,
     /// Memory of leaves that are done, for those that come.
     spare: Vec<Vec<N::Scalar>>,
-    sender: Sender<Made<N>>,
-    receiver: Receiver<Made<N>>,
 }
 
 impl<'scope, 'env, N: TreeNode> Nodes<'scope, 'env, N> {
     fn new(scope: &'scope rayon::Scope<'env>, most_leaves: usize, leaves_left: usize) -> Self {
-        let (sender, receiver) = channel();
         Nodes {
-            scope,
+            tasks: Tasks::new(scope),
             made: BTreeMap::new(),
             waiting: Vec::new(),
-            running: 0,
             leaves: 0,
             most_leaves,
             leaves_left,
             spare: Vec::new(),
-            sender,
-            receiver,
         }
     }
 
     /// Factors a leaf in the pool, once there is room for it.
-    fn factor(&mut self, leaf: usize, blocks: Vec<Block>, width: usize) -> Result<(), PcaError> {
+    fn factor(
+        &mut self,
+        leaf: usize,
+        blocks: Vec<(usize, Block)>,
+        width: usize,
+    ) -> Result<(), PcaError> {
         while self.leaves >= self.most_leaves {
             self.wait()?;
         }
         self.leaves += 1;
         self.leaves_left -= 1;
         let room = self.spare.pop().unwrap_or_default();
-        self.spawn(leaf, true, move || N::from_blocks(blocks, width, room));
+        self.spawn(leaf, true, move || {
+            let wrong = |(block, rows): &(usize, Block)| check_finite(*block, rows).err();
+            // One after another: a thread that waits for parts of a leaf would begin with another leaf.
+            if let Some(error) = blocks.iter().find_map(wrong) {
+                return Err(error);
+            }
+            let blocks = blocks.into_iter().map(|(_, rows)| rows).collect();
+            Ok(N::from_blocks(blocks, width, room)?)
+        });
         Ok(())
     }
 
@@ -272,18 +277,12 @@ impl<'scope, 'env, N: TreeNode> Nodes<'scope, 'env, N> {
         &mut self,
         node: usize,
         is_leaf: bool,
-        work: impl FnOnce() -> Result<(N, Vec<N::Scalar>), LinalgError> + Send + 'static,
+        work: impl FnOnce() -> Result<(N, Vec<N::Scalar>), PcaError> + Send + 'static,
     ) {
-        self.running += 1;
-        let sender = self.sender.clone();
-        self.scope.spawn(move |_| {
-            let result = work();
-            // The main thread is gone only if it has an error already.
-            let _ = sender.send(Made {
-                node,
-                is_leaf,
-                result,
-            });
+        self.tasks.spawn(move || Made {
+            node,
+            is_leaf,
+            result: work(),
         });
     }
 
@@ -293,27 +292,18 @@ impl<'scope, 'env, N: TreeNode> Nodes<'scope, 'env, N> {
             node,
             is_leaf,
             result,
-        } = self.receive();
-        self.running -= 1;
+        } = self.tasks.next();
         self.leaves -= usize::from(is_leaf);
         let (made, memory) = result?;
         if is_leaf && self.leaves_left > self.spare.len() {
             self.spare.push(memory);
+        } else {
+            // The system takes its time to take back as much as a leaf.
+            rayon::spawn(move || drop(memory));
         }
         self.made.insert(node, made);
         self.start_merges();
         Ok(())
-    }
-
-    /// The next result. A thread of the pool itself, which a caller may be, works instead of waiting.
-    fn receive(&self) -> Made<N> {
-        loop {
-            match self.receiver.try_recv() {
-                Ok(made) => return made,
-                Err(TryRecvError::Empty) if rayon::yield_now().is_some() => {}
-                Err(_) => return self.receiver.recv().expect("a task that runs answers"),
-            }
-        }
     }
 
     fn wait_for(&mut self, node: usize) -> Result<(), PcaError> {

@@ -30,7 +30,7 @@ use super::center::subtract_mean;
 use super::decompose::{Decomposed, decompose};
 use super::evidence::{self, Evidence};
 use super::exchange::Exchange;
-use super::fit::{PcaSettings, Rows, Solution, broadcast_components};
+use super::fit::{PcaSettings, Rows, Solution, broadcast_components, check_finite};
 use super::leaf::{pack, unpack};
 use super::spectrum::{Choice, Spectrum};
 use super::tree::{Merge, Plan, Step, even_runs, partner, take};
@@ -193,6 +193,9 @@ fn exchange<T: Scalar>(
     for round in 0..rounds {
         let mine = blocks[me].get(round).copied();
         let features = mine.map(&mut *read).transpose()?;
+        if let (Some(block), Some(features)) = (mine, &features) {
+            check_finite(block, features)?;
+        }
         if let (Some(block), Some(features)) = (mine, &features) {
             place(block, features, 0);
         }
