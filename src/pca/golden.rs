@@ -72,6 +72,7 @@ pub(super) fn settings(k: usize, standardize: bool, solver: Solver) -> PcaSettin
         solver,
         precision: Precision::F64,
         memory: None,
+        keep_factor: false,
     }
 }
 
@@ -839,7 +840,7 @@ fn the_exact_checks_pass_for_every_solver_and_fail_for_a_wrong_model() {
     };
     let exact = |model: &Model| {
         let mut all = threads::on_ranks(3, |rank| {
-            let mut verification = Verification::new(model);
+            let mut verification = Verification::new(rank, model);
             for block in layout.blocks_of(rank.rank()) {
                 let start: usize = rows[..block].iter().sum();
                 let part = x.slice(s![start..start + rows[block], ..]).to_owned();
