@@ -77,8 +77,9 @@ pub struct PcaSettings {
     /// Bytes that a rank may take for it, the same on every rank; `None`: as many as it needs. It
     /// decides only what [`Solver::Auto`] becomes.
     pub memory: Option<f64>,
-    /// Whether the evidence keeps the factor of the rows for [`Verification`](super::Verification): of `tsqr` with at least as
-    /// many rows as columns R, where it factors, of `wide` R and sums over the columns, for which Q is applied to all unit vectors.
+    /// Whether the evidence keeps the factor of the rows for [`Verification`](super::Verification). Of `tsqr`, where it
+    /// factors at least as many rows as columns, that is R; of `wide` it is R and sums over the columns, for which Q
+    /// is applied to all unit vectors.
     pub keep_factor: bool,
 }
 

@@ -22,9 +22,9 @@ pub struct Exact {
     pub left_orthogonality: Check,
     /// `| |X - X V V^T|^2 - (|X|^2 - |S|^2) | / |X|^2`.
     pub reconstruction: Check,
-    /// `|X^T X - R^T R|_F / |X|_F^2` for the factor R of the rows X (`wide` factors their transpose), which is at most
-    /// twice the residual |X - Q R| / |X| for the best orthonormal Q. `None` where the components come from no factor of
-    /// the rows, where it was not kept, and where `tsqr` factored fewer rows than columns.
+    /// `|X^T X - R^T R|_F / |X|_F^2` for the factor R of the rows X (`wide` factors their transpose), which is at
+    /// most twice the residual |X - Q R| / |X| for the best orthonormal Q. `None` where the components come from no
+    /// factor of the rows, where it was not kept, and where `tsqr` factored fewer rows than columns.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub factor_residual: Option<Check>,
     /// `|I - Q^T Q|_F` for the Q that `wide` used, or for Q = X R^-1. `None` where `factor_residual` is, and where R is

@@ -394,8 +394,8 @@ impl<T: Scalar> Tree<T> {
     }
 }
 
-/// Coefficients on their way down the tree, from `start` at the root, `[n, k]`, to the leaves of this rank; `apply` gives the
-/// coefficients of both children of a node of this rank.
+/// Coefficients on their way down the tree, from `start` at the root, `[n, k]`, to the leaves of this rank; `apply`
+/// gives the coefficients of both children of a node of this rank.
 fn down<T: Scalar>(
     comm: &impl Exchange,
     plan: &Plan,
