@@ -65,8 +65,8 @@ impl<C: Exchange> Exchange for Counted<'_, C> {
 /// d k numbers for each node of the pass between them. With `wide` they are the columns of other ranks, twice the nodes that
 /// travel (R up, n^2 / 2 numbers, coefficients down, n k) and the components of the own columns; with
 /// every k go two random directions for the certificate, and down also n unit vectors where the exact
-/// checks need Q. With `randomized` they are d l numbers for each node that travels and pass over the rows, for l = k + 10 directions; `k` is then the number
-/// that was asked for.
+/// checks need Q. With `randomized` they are d l numbers for each node that travels and pass over the
+/// rows, for l = k + 10 directions; `k` is then the number that was asked for.
 pub fn predicted_bytes(
     (solver, route): (Solver, Route),
     precision: Precision,
