@@ -1,6 +1,7 @@
 //! A BLAS that computes wrongly, under a real run.
 
 use crate::features::{npy, numbers, pca};
+use crate::support::metrics;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -64,6 +65,46 @@ fn spoiler(folder: &Path, part: &str) -> PathBuf {
     let errors = String::from_utf8_lossy(&compiled.stderr);
     assert!(compiled.status.success(), "{errors}");
     library
+}
+
+#[test]
+fn verified_runs_say_how_exact_their_factorisation_is() {
+    let folder = tempfile::tempdir().unwrap();
+    for (solver, k, rows, width, is_factored) in [
+        ("tsqr", "3", 400, 30, true),
+        ("wide", "3", 40, 500, true),
+        ("auto", "30", 400, 30, true),
+        ("randomized", "3", 400, 30, false),
+    ] {
+        let features = folder.path().join(format!("{solver}.npy"));
+        let values = numbers(rows, width);
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        npy(&features, "<f8", false, rows, width, &bytes);
+        let output = folder.path().join(solver);
+        pca(2, &features, &output)
+            .args(["--solver", solver, "-k", k, "--verify", "true"])
+            .succeed();
+        let metrics = metrics(&output);
+        let exact = &metrics["certificate"]["exact"];
+        assert!(exact["pca_residual"].is_object(), "{solver}: {exact}");
+        for check in ["factor_residual", "factor_orthogonality"] {
+            let check = exact.get(check);
+            assert_eq!(check.is_some(), is_factored, "{solver}: {exact}");
+            if let Some(check) = check {
+                let number = |name: &str| check[name].as_f64().unwrap();
+                assert!(number("value") <= number("limit"), "{solver}: {exact}");
+                // LAPACK's threshold for its test ratios.
+                let most = 30.0 * rows.max(width) as f64 * f64::EPSILON;
+                assert!(number("value") <= most, "{solver}: {exact}");
+            }
+        }
+        for traffic in metrics["model"]["traffic"].as_array().unwrap() {
+            assert_eq!(
+                traffic["sent_bytes"], traffic["predicted_bytes"],
+                "{solver}"
+            );
+        }
+    }
 }
 
 #[test]

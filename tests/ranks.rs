@@ -230,6 +230,7 @@ fn solvers(comm: &Comm) -> Result<(), Failure> {
             solver,
             precision: Precision::F64,
             memory: None,
+            keep_factor: false,
         };
         let mut read = |block: usize| {
             // Any numbers that depend on block, row and column alone.

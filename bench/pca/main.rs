@@ -340,6 +340,7 @@ impl Blocks {
             solver,
             precision,
             memory: None,
+            keep_factor: false,
         };
         median(|| {
             let mut read = |block: usize| Ok(self.read(block));

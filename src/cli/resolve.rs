@@ -85,6 +85,7 @@ pub fn resolve(
             solver: args.pca.solver.unwrap_or(Solver::Auto),
             precision: args.pca.pca_precision.unwrap_or(pca::Precision::F64),
             memory: None,
+            keep_factor: args.pca.verify.unwrap_or(false),
         },
         verify: args.pca.verify.unwrap_or(false),
         threads: args.running.threads,

@@ -382,15 +382,21 @@ fn nearer(a: Check, b: Check) -> Check {
 /// How far the rounding of the stored mean moves the rows, as a norm over all of them: the mean is
 /// rounded to eps of itself, which shows where it is much larger than the spread.
 pub(super) fn mean_rounding(model: &Model) -> f64 {
-    let moved = model
-        .mean
-        .iter()
-        .zip(&model.scale)
-        .filter(|(_, scale)| **scale > 0.0);
-    let squares: f64 = moved
-        .map(|(mean, scale)| (mean / scale) * (mean / scale))
-        .sum();
-    f64::EPSILON * (squares * model.n as f64).sqrt()
+    let squares: f64 = mean_shifts(model).map(|shift| shift * shift).sum();
+    squares.sqrt()
+}
+
+/// The same for each column.
+pub(super) fn mean_shifts(model: &Model) -> impl Iterator<Item = f64> + '_ {
+    let unit = f64::EPSILON * (model.n as f64).sqrt();
+    let columns = model.mean.iter().zip(&model.scale);
+    columns.map(move |(mean, scale)| {
+        if *scale > 0.0 {
+            unit * (mean / scale).abs()
+        } else {
+            0.0
+        }
+    })
 }
 
 /// The largest entry of |V V^T - I|.
@@ -432,6 +438,7 @@ mod tests {
             solver: Solver::Auto,
             precision: Precision::F64,
             memory: None,
+            keep_factor: false,
         }
     }
 

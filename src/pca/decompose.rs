@@ -180,6 +180,7 @@ mod tests {
             solver: Solver::Auto,
             precision: Precision::F64,
             memory: None,
+            keep_factor: false,
         }
     }
 

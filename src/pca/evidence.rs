@@ -49,7 +49,7 @@ pub struct Approximation {
     pub rest: f64,
 }
 
-/// What `tsqr` computed on the way to its components.
+/// What `tsqr` or `wide` computed on the way to its components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Route {
     /// Whether the products of the columns came first.
@@ -58,6 +58,8 @@ pub struct Route {
     pub directions: usize,
     /// Whether the rows were factored, at once or where they did not confirm the products.
     pub factor: bool,
+    /// Whether `wide` applied its Q to all unit vectors, for the exact checks.
+    pub whole_q: bool,
 }
 
 impl Route {
@@ -66,6 +68,7 @@ impl Route {
         products: false,
         directions: 0,
         factor: true,
+        whole_q: false,
     };
 
     /// The products alone, and a pass over the rows with so many directions.
@@ -74,8 +77,31 @@ impl Route {
             products: true,
             directions,
             factor: false,
+            whole_q: false,
         }
     }
+}
+
+/// What the exact checks of the factorisation need of it; see
+/// [`PcaSettings::keep_factor`](super::PcaSettings::keep_factor).
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeptFactor {
+    /// The rank that holds R.
+    pub root: usize,
+    /// R of what was factored, from which the singular values came, stored by columns: of the rows `[d, d]`, of
+    /// their transpose `[n, n]`. `None` on the other ranks.
+    pub r: Option<Array2<f64>>,
+    /// Of an explicit Q; `None` where there is none.
+    pub explicit: Option<ColumnSums>,
+}
+
+/// Sums over the columns of the rows X = R^T Q^T that a rank has, with `wide`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ColumnSums {
+    /// X X^T of these columns, of which the upper triangle counts, `[n, n]`.
+    pub products: Array2<f64>,
+    /// Q^T Q of these columns, that is rows of Q, of which the upper triangle counts, `[n, n]`.
+    pub q_products: Array2<f64>,
 }
 
 /// All of it; empty for a model that was read from a file.
@@ -91,12 +117,15 @@ pub struct Evidence {
     pub svd: String,
     /// The error of an approximation.
     pub approximation: Option<Approximation>,
-    /// What `tsqr` computed, which every rank knows.
+    /// What `tsqr` or `wide` computed, which every rank knows.
     pub route: Route,
+    /// What the exact checks need, where they were asked for and the solver has a factor of the rows. Each rank
+    /// has its own part.
+    pub factor: Option<KeptFactor>,
 }
 
 impl Evidence {
-    /// Gives every rank what `root` has, for d columns.
+    /// Gives every rank what `root` has, for d columns; of a factor that it keeps, where that is.
     pub(super) fn broadcast(self, comm: &impl Exchange, root: usize, d: usize) -> Evidence {
         let mut numbers = Vec::new();
         if comm.rank() == root {
@@ -112,6 +141,7 @@ impl Evidence {
             numbers.push(self.orthogonality.unwrap_or(f64::NAN));
             numbers.extend(approximation);
             numbers.push(self.svd.len() as f64);
+            numbers.push(f64::from(u8::from(self.factor.is_some())));
             numbers.extend(self.svd.bytes().map(f64::from));
             for probe in &self.probes {
                 numbers.push(probe.length);
@@ -122,7 +152,7 @@ impl Evidence {
         if comm.rank() == root {
             return self;
         }
-        let (head, rest) = numbers.split_at(7);
+        let (head, rest) = numbers.split_at(8);
         let (text, probes) = rest.split_at(head[6] as usize);
         let text: Vec<u8> = text.iter().map(|byte| *byte as u8).collect();
         Evidence {
@@ -136,6 +166,11 @@ impl Evidence {
             }),
             svd: String::from_utf8_lossy(&text).into_owned(),
             route: Route::default(),
+            factor: (head[7] > 0.0).then_some(KeptFactor {
+                root,
+                r: None,
+                explicit: None,
+            }),
             probes: probes
                 .chunks_exact(d + 1)
                 .map(|numbers| Probe {
@@ -152,15 +187,10 @@ impl Evidence {
 pub(super) fn of_factor(r: &Array2<f64>) -> Result<Vec<Probe>, LinalgError> {
     let (height, d) = r.dim();
     let mut directions = vec![gaussian(SEED, 0, d, PROBES)];
-    if height == d {
-        let diagonal = r.diag().mapv(f64::abs);
-        let largest = diagonal.iter().copied().fold(0.0, f64::max);
-        let regular = |x: &f64| *x > d as f64 * f64::EPSILON * largest;
-        if diagonal.iter().all(regular) {
-            let mut inverse = gaussian(SEED, d, d, PROBES);
-            triangle::trsm((r.view(), Transpose::No), inverse.view_mut())?;
-            directions.push(inverse);
-        }
+    if height == d && is_regular(r) {
+        let mut inverse = gaussian(SEED, d, d, PROBES);
+        triangle::trsm((r.view(), Transpose::No), inverse.view_mut())?;
+        directions.push(inverse);
     }
     let mut probes = Vec::new();
     for mut group in directions {
@@ -171,6 +201,14 @@ pub(super) fn of_factor(r: &Array2<f64>) -> Result<Vec<Probe>, LinalgError> {
     // An overflow on the way to R^-1 g tells nothing about R.
     probes.retain(|probe| probe.direction.iter().all(|x| x.is_finite()));
     Ok(probes)
+}
+
+/// Whether a triangle is far from singular, as far as its diagonal tells.
+pub(super) fn is_regular(r: &Array2<f64>) -> bool {
+    let diagonal = r.diag().mapv(f64::abs);
+    let largest = diagonal.iter().copied().fold(0.0, f64::max);
+    let least = r.ncols() as f64 * f64::EPSILON * largest;
+    diagonal.iter().all(|x| *x > least)
 }
 
 /// Probes for the products of the columns of all rows, C `[d, d]`, of which the upper triangle counts: normal
@@ -274,13 +312,14 @@ mod tests {
                 rest: 0.25,
             }),
             route: Route::default(),
+            factor: None,
         };
         let plain = Evidence {
             orthogonality: None,
             approximation: None,
             ..evidence.clone()
         };
-        for expected in [evidence, plain] {
+        for expected in [evidence.clone(), plain] {
             let everywhere = threads::on_ranks(3, |rank| {
                 let mine = if rank.rank() == 1 {
                     expected.clone()
@@ -291,5 +330,23 @@ mod tests {
             });
             assert!(everywhere.iter().all(|evidence| *evidence == expected));
         }
+        // Of a factor, which is large, they know where it is.
+        let kept = |r| {
+            Some(KeptFactor {
+                root: 1,
+                r,
+                explicit: None,
+            })
+        };
+        let r = Array2::eye(3);
+        let everywhere = threads::on_ranks(3, |rank| {
+            let factor = (rank.rank() == 1).then(|| kept(Some(r.clone()))).flatten();
+            let mine = Evidence {
+                factor,
+                ..evidence.clone()
+            };
+            mine.broadcast(rank, 1, 3).factor
+        });
+        assert_eq!(everywhere, [kept(None), kept(Some(r)), kept(None)]);
     }
 }

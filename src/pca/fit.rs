@@ -77,6 +77,10 @@ pub struct PcaSettings {
     /// Bytes that a rank may take for it, the same on every rank; `None`: as many as it needs. It
     /// decides only what [`Solver::Auto`] becomes.
     pub memory: Option<f64>,
+    /// Whether the evidence keeps the factor of the rows for [`Verification`](super::Verification). Of `tsqr`, where it
+    /// factors at least as many rows as columns, that is R; of `wide` it is R and sums over the columns, for which Q
+    /// is applied to all unit vectors.
+    pub keep_factor: bool,
 }
 
 /// How the rows lie on the ranks: blocks in order, each of them whole on one rank.
@@ -287,6 +291,7 @@ mod tests {
                 solver: Solver::Auto,
                 precision: Precision::F64,
                 memory: None,
+                keep_factor: false,
             };
             assert!(matches!(
                 check_settings(&rows, &settings),

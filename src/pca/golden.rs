@@ -8,6 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::block::on_rows;
 use super::center::subtract_mean;
+use super::evidence::KeptFactor;
 use super::exchange::{Exchange, threads};
 use super::{
     Block, Components, Model, PcaError, PcaSettings, Precision, Projector, Rows, Solver, fit,
@@ -72,6 +73,7 @@ pub(super) fn settings(k: usize, standardize: bool, solver: Solver) -> PcaSettin
         solver,
         precision: Precision::F64,
         memory: None,
+        keep_factor: false,
     }
 }
 
@@ -839,7 +841,7 @@ fn the_exact_checks_pass_for_every_solver_and_fail_for_a_wrong_model() {
     };
     let exact = |model: &Model| {
         let mut all = threads::on_ranks(3, |rank| {
-            let mut verification = Verification::new(model);
+            let mut verification = Verification::new(rank, model);
             for block in layout.blocks_of(rank.rank()) {
                 let start: usize = rows[..block].iter().sum();
                 let part = x.slice(s![start..start + rows[block], ..]).to_owned();
@@ -856,15 +858,24 @@ fn the_exact_checks_pass_for_every_solver_and_fail_for_a_wrong_model() {
         certificate.verdict().map_err(|error| error.to_string())
     };
     for solver in [Solver::Tsqr, Solver::Randomized] {
-        let right = fit_on(
-            1,
-            &x.clone().into(),
-            &[80],
-            &[0],
-            &settings(4, true, solver),
-        )
-        .remove(0);
+        let settings = PcaSettings {
+            keep_factor: true,
+            ..settings(4, true, solver)
+        };
+        let right = fit_on(1, &x.clone().into(), &[80], &[0], &settings).remove(0);
         assert_eq!(exact(&right), Ok(()));
+        let mut wrong = right.clone();
+        match &mut wrong.evidence.factor {
+            Some(KeptFactor { r: Some(r), .. }) => r[[2, 2]] *= 1.0 + 1e-9,
+            _ => assert_eq!(solver, Solver::Randomized),
+        }
+        if solver == Solver::Tsqr {
+            let error = exact(&wrong).unwrap_err();
+            assert!(
+                error.contains("the whole residual of the factorisation"),
+                "{error}"
+            );
+        }
         let mut wrong = right.clone();
         wrong.components.row_mut(1).assign(&right.components.row(2));
         assert!(exact(&wrong).is_err());

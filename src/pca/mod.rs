@@ -20,7 +20,8 @@
 //! - `project`: scores and reconstruction error of rows;
 //! - `traffic`: the bytes that ranks send, counted and predicted;
 //! - `certify`: checks of the model against every row that was projected;
-//! - `verify`: the same over all combinations of components, for which the rows are read once more.
+//! - `verify`: the same over all combinations of components, for which the rows are read once more;
+//! - `verify_factor`: and of the factorisation in all directions.
 
 mod block;
 mod center;
@@ -43,6 +44,7 @@ mod traffic;
 mod tree;
 mod tsqr;
 mod verify;
+mod verify_factor;
 mod wide;
 
 #[cfg(test)]
@@ -52,7 +54,7 @@ mod projections;
 
 pub use block::{Block, Mapped};
 pub use certify::{Certificate, CertificatePart, Check, certify, gather_parts};
-pub use evidence::{Approximation, Evidence, Probe, Route};
+pub use evidence::{Approximation, ColumnSums, Evidence, KeptFactor, Probe, Route};
 pub use exchange::Exchange;
 pub use fit::{Components, PcaSettings, Precision, Read, Rows, check_finite, fit};
 pub use model::Model;

@@ -370,6 +370,7 @@ mod tests {
             solver: Solver::Auto,
             precision,
             memory: None,
+            keep_factor: false,
         }
     }
 

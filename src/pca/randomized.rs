@@ -266,6 +266,7 @@ fn finish(
             rest: if largest > 0.0 { bound / largest } else { 0.0 },
         }),
         route: Route::default(),
+        factor: None,
     };
     Ok(Finished {
         spectrum,

@@ -48,7 +48,8 @@ const BLOCK_ROWS: usize = 128;
 /// (f32) and in the precision of the factorisation (of products f64), for one more the rows as they came, and four
 /// triangles of d x d; the pass that confirms products has those no longer and takes less, unless there are
 /// hundreds of components and threads. With `wide` they are this rank's columns of all rows, twice beside their
-/// orthogonal factor, and three matrices of n x n. With `randomized` they are a few matrices of d
+/// orthogonal factor, and three matrices of n x n. A factor that is kept adds a triangle, and with `wide` two
+/// sums of n x n. With `randomized` they are a few matrices of d
 /// rows and as many columns as there are random directions, and the blocks of rows in work.
 pub fn memory_bytes(
     solver: Solver,
@@ -70,14 +71,19 @@ pub fn memory_bytes(
     };
     let shape = (n, d);
     let (n, d, ranks) = (n as f64, d as f64, ranks as f64);
+    let kept = if settings.keep_factor {
+        f64::BYTES as f64
+    } else {
+        0.0
+    };
     match solver {
-        Solver::Wide => number * (3.0 * n * d / ranks + 3.0 * n * n),
+        Solver::Wide => number * (3.0 * n * d / ranks + 3.0 * n * n) + 3.0 * kept * n * n,
         Solver::Auto | Solver::Tsqr => {
             let raw = f32::BYTES as f64;
             let number = if products { f64::BYTES as f64 } else { number };
             let leaves = (n / (per_column * d)).floor().max(1.0);
             let leaf = n / leaves * d;
-            leaves.min(at_once) * (number + raw) * leaf + raw * leaf + 4.0 * number * d * d
+            leaves.min(at_once) * (number + raw) * leaf + raw * leaf + (4.0 * number + kept) * d * d
         }
         Solver::Randomized => passes::memory_bytes(shape, directions, BLOCK_ROWS, threads),
     }
@@ -179,6 +185,7 @@ mod tests {
             solver,
             precision: Precision::F64,
             memory,
+            keep_factor: false,
         }
     }
 

@@ -194,6 +194,7 @@ mod tests {
             solver: Solver::Auto,
             precision: Precision::F64,
             memory: None,
+            keep_factor: false,
         };
         spectrum.choose(&settings, n, d)
     }

@@ -65,9 +65,9 @@ impl<C: Exchange> Exchange for Counted<'_, C> {
 /// and level of the tree; that once for the products of columns and once for a QR, as the route says, and
 /// d k numbers for each node of the pass between them. With `wide` they are the columns of other ranks, twice the nodes that
 /// travel (R up, n^2 / 2 numbers, coefficients down, n k) and the components of the own columns; with
-/// every k go two random directions for the certificate. With `randomized` they are d l numbers for
-/// each node that travels and pass over the rows, for l = k + 10 directions; `k` is then the number
-/// that was asked for.
+/// every k go two random directions for the certificate, and down also n unit vectors where the exact
+/// checks need Q. With `randomized` they are d l numbers for each node that travels and pass over the
+/// rows, for l = k + 10 directions; `k` is then the number that was asked for.
 pub fn predicted_bytes(
     (solver, route): (Solver, Route),
     precision: Precision,
@@ -80,6 +80,7 @@ pub fn predicted_bytes(
             let (n, d) = (rows.total(), rows.width);
             let (columns, plan) = wide::plan(n, d, ranks);
             let k = k + evidence::PROBES;
+            let back = k + if route.whole_q { n } else { 0 };
             let mut width_of = vec![0; ranks];
             for leaf in &plan.leaves {
                 let width: usize = columns[leaf.blocks.clone()].iter().map(|c| c.len()).sum();
@@ -101,7 +102,7 @@ pub fn predicted_bytes(
                     && at != from
                 {
                     sent[from] += (precision.bytes() * n * (n + 1) / 2) as u64;
-                    sent[at] += (precision.bytes() * n * k) as u64;
+                    sent[at] += (precision.bytes() * n * back) as u64;
                 }
             }
         }
@@ -202,11 +203,12 @@ mod tests {
             let x = hostile::uniform(n, d, 8);
             let rows: Vec<usize> = (0..n).step_by(size).map(|i| size.min(n - i)).collect();
             let precisions = [
-                (Solver::Auto, Precision::F32),
-                (Solver::Auto, Precision::F64),
-                (Solver::Randomized, Precision::F64),
+                (Solver::Auto, Precision::F32, false),
+                (Solver::Auto, Precision::F64, false),
+                (Solver::Auto, Precision::F64, true),
+                (Solver::Randomized, Precision::F64, false),
             ];
-            for ((solver, precision), ranks) in precisions
+            for ((solver, precision, keep_factor), ranks) in precisions
                 .into_iter()
                 .flat_map(|p| [1, 2, 3, 4, 5, 7].map(|ranks| (p, ranks)))
             {
@@ -223,6 +225,7 @@ mod tests {
                     solver,
                     precision,
                     memory: None,
+                    keep_factor,
                 };
                 let counts = threads::on_ranks(ranks, |rank| {
                     let counted = Counted::new(rank);

@@ -14,7 +14,7 @@ use ndarray::Array2;
 use super::PcaError;
 use super::block::Block;
 use super::decompose::{self, decompose};
-use super::evidence::{self, Evidence, Route};
+use super::evidence::{self, Evidence, KeptFactor, Route};
 use super::exchange::Exchange;
 use super::fit::{
     PcaSettings, Precision, Read, Rows, Solution, broadcast_components, check_finite, check_rows,
@@ -74,7 +74,7 @@ pub(super) fn solve(
     }
     let (root_rank, root) = root(comm, rows, read, settings.precision)?;
     let decomposed = root
-        .map(|node| solve_node(node, settings, rows))
+        .map(|node| solve_node(node, settings, rows, root_rank))
         .transpose()?;
     let mut solution = share(comm, root_rank, decomposed, rows, settings)?;
     solution.evidence.route = route;
@@ -324,7 +324,12 @@ struct Solved {
 
 /// The SVD of R, after its columns are divided by their standard deviations where asked: with
 /// X = QR, the SVD of X D is that of R D with Q in front.
-fn solve_node(node: Node<f64>, settings: &PcaSettings, layout: &Rows) -> Result<Solved, PcaError> {
+fn solve_node(
+    node: Node<f64>,
+    settings: &PcaSettings,
+    layout: &Rows,
+    root: usize,
+) -> Result<Solved, PcaError> {
     let Node { rows, mean, mut r } = node;
     let scale = if settings.standardize {
         standard_deviations(norms::of_columns(r.view()), rows as usize)
@@ -341,6 +346,12 @@ fn solve_node(node: Node<f64>, settings: &PcaSettings, layout: &Rows) -> Result<
         }
     }
     let probes = evidence::of_factor(&r)?;
+    // With fewer rows than columns Q is square, and X^T X larger than the rows.
+    let factor = (settings.keep_factor && r.is_square()).then(|| KeptFactor {
+        root,
+        r: Some(r.clone()),
+        explicit: None,
+    });
     let decomposed = decompose(r, Side::Right, settings, (layout.total(), layout.width))?;
     Ok(Solved {
         mean: mean.value(),
@@ -349,6 +360,7 @@ fn solve_node(node: Node<f64>, settings: &PcaSettings, layout: &Rows) -> Result<
             probes,
             decomposition: decomposed.residual,
             svd: decomposed.svd.clone(),
+            factor,
             ..Evidence::default()
         },
         decomposed,

@@ -1,8 +1,8 @@
-//! The certificate over all combinations of components instead of random ones.
+//! The certificate over all directions instead of random ones.
 //!
 //! With X V = U S the products of the scores are `(X V)^T X V = S^2`, and what the components leave
 //! has the squared norm `|X|^2 - |S|^2`. Both are computed from the stored features, in one more pass
-//! over them, with products that come from no BLAS.
+//! over them, with products that come from no BLAS. The same pass checks the factorisation (`verify_factor`).
 
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use super::block::Block;
 use super::certify::{Check, THRESHOLD, mean_rounding, over};
 use super::exchange::Exchange;
 use super::model::Model;
+use super::verify_factor::FactorSums;
 
 /// The result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,15 +22,39 @@ pub struct Exact {
     pub left_orthogonality: Check,
     /// `| |X - X V V^T|^2 - (|X|^2 - |S|^2) | / |X|^2`.
     pub reconstruction: Check,
+    /// `|X^T X - R^T R|_F / |X|_F^2` for the factor R of the rows X (`wide` factors their transpose), which is at
+    /// most twice the residual |X - Q R| / |X| for the best orthonormal Q. `None` where the components come from no
+    /// factor of the rows, where it was not kept, and where `tsqr` factored fewer rows than columns.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub factor_residual: Option<Check>,
+    /// `|I - Q^T Q|_F` for the Q that `wide` used, or for Q = X R^-1. `None` where `factor_residual` is, and where R is
+    /// singular but for rounding.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub factor_orthogonality: Option<Check>,
 }
 
 impl Exact {
-    pub(super) fn checks(&self) -> [(&'static str, Check); 3] {
-        [
+    /// The checks that were made, with their names.
+    pub(super) fn checks(&self) -> impl Iterator<Item = (&'static str, Check)> {
+        let factor = [
+            (
+                "the whole residual of the factorisation",
+                self.factor_residual,
+            ),
+            (
+                "the whole orthogonality of the factorisation",
+                self.factor_orthogonality,
+            ),
+        ];
+        let components = [
             ("the residual of all components", self.pca_residual),
             ("the orthogonality of all scores", self.left_orthogonality),
             ("the error of the reconstruction", self.reconstruction),
-        ]
+        ];
+        factor
+            .into_iter()
+            .filter_map(|(name, check)| Some((name, check?)))
+            .chain(components)
     }
 }
 
@@ -40,14 +65,18 @@ pub struct Verification {
     products: Array2<f64>,
     /// Squared norm of what the components leave.
     rest: f64,
+    /// What the factor is compared with, where it was kept.
+    factor: Option<FactorSums>,
 }
 
 impl Verification {
-    /// Of no rows. k^2 numbers.
-    pub fn new(model: &Model) -> Self {
+    /// Of no rows. k^2 numbers, and where the model's evidence keeps a factor four times its size. All ranks call it
+    /// together: the rank that holds the factor gives it to the others.
+    pub fn new(comm: &impl Exchange, model: &Model) -> Self {
         Verification {
             products: Array2::zeros((model.k(), model.k())),
             rest: 0.0,
+            factor: FactorSums::new(comm, model),
         }
     }
 
@@ -63,6 +92,9 @@ impl Verification {
                 };
             }
         }
+        if let Some(factor) = &mut self.factor {
+            factor.add(rows.view());
+        }
         let scores = rows.dot(&model.components.t());
         self.products += &scores.t().dot(&scores);
         rows -= &scores.dot(&model.components);
@@ -75,14 +107,19 @@ impl Verification {
         numbers.extend(&self.products);
         if comm.rank() > 0 {
             comm.send(&numbers, 0);
-            return None;
-        }
-        for rank in 1..comm.size() {
-            for (sum, other) in numbers.iter_mut().zip(comm.receive::<f64>(rank)) {
-                *sum += other;
+        } else {
+            for rank in 1..comm.size() {
+                for (sum, other) in numbers.iter_mut().zip(comm.receive::<f64>(rank)) {
+                    *sum += other;
+                }
             }
         }
-        Some(compare(model, numbers[0], &numbers[1..]))
+        let factor = self.factor.and_then(|factor| factor.finish(comm, model));
+        (comm.rank() == 0).then(|| Exact {
+            factor_residual: factor.as_ref().map(|checks| checks.residual),
+            factor_orthogonality: factor.and_then(|checks| checks.orthogonality),
+            ..compare(model, numbers[0], &numbers[1..])
+        })
     }
 }
 
@@ -117,5 +154,7 @@ fn compare(model: &Model, rest: f64, products: &[f64]) -> Exact {
             value: over((rest - (squares - explained)).abs(), squares),
             limit: 2.0 * allowed,
         },
+        factor_residual: None,
+        factor_orthogonality: None,
     }
 }

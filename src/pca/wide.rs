@@ -14,6 +14,9 @@
 //! leaf        V_j = Q_j [C_j; 0]         the components' entries for its columns
 //! ```
 //!
+//! Where the exact checks need it (`verify_factor`), X X^T is summed before the leaves are factored, and the way back
+//! is also walked with all unit vectors.
+//!
 //! Memory of a rank: its columns, N d / ranks, twice N^2 for each merge it makes, and one block of
 //! rows; the components, k d, at the end. No rank gathers the rows, unless 4N > d, where all columns
 //! are one leaf, which is then no larger than the matrices of two merges.
@@ -28,16 +31,16 @@ use super::PcaError;
 use super::block::{Block, on_rows};
 use super::center::subtract_mean;
 use super::decompose::{Decomposed, decompose};
-use super::evidence::{self, Evidence};
+use super::evidence::{self, ColumnSums, Evidence, KeptFactor};
 use super::exchange::Exchange;
 use super::fit::{PcaSettings, Rows, Solution, broadcast_components, check_finite};
 use super::leaf::{pack, unpack};
 use super::spectrum::{Choice, Spectrum};
 use super::tree::{Merge, Plan, Step, even_runs, partner, take};
-
 use super::tsqr::standard_deviations;
+use super::verify_factor::add_products;
 use crate::linalg::partial_svd::Side;
-use crate::linalg::{Scalar, norms, qr, sign, zeros};
+use crate::linalg::{LinalgError, Scalar, by_columns, norms, qr, sign, zeros};
 
 /// A block of columns has at least this many for each row, for the reason that leaves in `tsqr` have
 /// as many rows for each column.
@@ -76,34 +79,54 @@ pub(super) fn solve<T: Scalar>(
     let (columns, plan) = plan(n, d, comm.size());
     let owner: Vec<usize> = plan.leaves.iter().map(|leaf| leaf.owner).collect();
     let slices = exchange::<T>(comm, rows, read, &columns, &owner)?;
-    let factored: Vec<_> = slices
+    let centered: Vec<_> = slices
         .into_par_iter()
-        .map(|(leaf, slice)| Ok((leaf, factor(slice, settings.standardize)?)))
+        .map(|(leaf, slice)| Ok((leaf, center(slice, settings.standardize)?)))
         .collect::<Result<_, PcaError>>()?;
+    let products = settings
+        .keep_factor
+        .then(|| sum_of_products(n, centered.iter().map(|(_, (_, slice))| slice)));
     let mut tree = Tree {
         leaves: BTreeMap::new(),
         merges: BTreeMap::new(),
     };
     let mut centers = BTreeMap::new();
-    for (leaf, (center, factored)) in factored {
+    let factored: Vec<_> = centered
+        .into_par_iter()
+        .map(|(leaf, (center, slice))| Ok((leaf, center, qr::Factored::new(slice)?)))
+        .collect::<Result<_, PcaError>>()?;
+    for (leaf, center, factored) in factored {
         centers.insert(leaf, center);
         tree.leaves.insert(leaf, factored);
     }
-    let decomposed = tree
+    let mut decomposed = tree
         .reduce(comm, &plan, n)?
         .map(|r| {
             let r = Scalar::widened(r);
             let source = evidence::coefficients(n);
             // X Q = R^T: the rows along Q h are as long as R^T h.
             let lengths = norms::of_columns(r.t().dot(&source).view());
+            let kept = settings.keep_factor.then(|| r.clone());
             let decomposed = decompose(r, Side::Left, settings, (n, d))?;
             Ok::<_, PcaError>(Root {
+                kept,
                 decomposed,
                 source,
                 lengths,
             })
         })
         .transpose()?;
+    let factor = match products {
+        Some(products) => Some(KeptFactor {
+            root: plan.root_rank,
+            explicit: Some(ColumnSums {
+                products,
+                q_products: tree.products_of_q(comm, &plan, n)?,
+            }),
+            r: decomposed.as_mut().and_then(|root| root.kept.take()),
+        }),
+        None => None,
+    };
     let mut message = decomposed
         .as_ref()
         .map_or_else(Vec::new, |root| root.decomposed.spectrum.to_message());
@@ -119,7 +142,7 @@ pub(super) fn solve<T: Scalar>(
         start
     });
     let vectors = tree.back(comm, &plan, start, (n, columns_back))?;
-    gather(
+    let mut solution = gather(
         comm,
         &plan,
         &columns,
@@ -127,11 +150,28 @@ pub(super) fn solve<T: Scalar>(
         vectors,
         (spectrum, choice),
         decomposed,
-    )
+    )?;
+    solution.evidence.route.whole_q = factor.is_some();
+    solution.evidence.factor = factor;
+    Ok(solution)
+}
+
+/// The sum of `a^T a` over matrices `[any, n]`; its upper triangle counts.
+fn sum_of_products<'a, T: Scalar>(
+    n: usize,
+    matrices: impl Iterator<Item = &'a Array2<T>>,
+) -> Array2<f64> {
+    let mut sum = Array2::zeros((n, n));
+    for matrix in matrices {
+        add_products(1.0, matrix.mapv(|x| x.as_f64()).view(), sum.view_mut());
+    }
+    sum
 }
 
 /// What the rank of the root knows before the way back.
 struct Root {
+    /// R, where it is kept, `[n, n]`.
+    kept: Option<Array2<f64>>,
     decomposed: Decomposed,
     /// The coefficients h of the probes, `[n, probes]`.
     source: Array2<f64>,
@@ -237,11 +277,11 @@ struct Center {
     scale: Vec<f64>,
 }
 
-/// Centres (and scales) a block of columns, `[columns, n]`, and factors it.
-fn factor<T: Scalar>(
+/// Centres (and scales) a block of columns, `[columns, n]`.
+fn center<T: Scalar>(
     mut slice: Array2<T>,
     standardize: bool,
-) -> Result<(Center, qr::Factored<T>), PcaError> {
+) -> Result<(Center, Array2<T>), PcaError> {
     let n = slice.ncols();
     let mean = subtract_mean(slice.view_mut().reversed_axes());
     let scale = if standardize {
@@ -265,7 +305,7 @@ fn factor<T: Scalar>(
             mean: mean.value(),
             scale,
         },
-        qr::Factored::new(slice)?,
+        slice,
     ))
 }
 
@@ -326,38 +366,73 @@ impl<T: Scalar> Tree<T> {
         start: Option<Array2<T>>,
         (n, k): (usize, usize),
     ) -> Result<BTreeMap<usize, Array2<T>>, PcaError> {
-        let me = comm.rank();
-        let root = plan.leaves.len() + plan.merges.len() - 1;
-        let mut coefficients: BTreeMap<usize, Array2<T>> =
-            start.into_iter().map(|start| (root, start)).collect();
-        for step in plan.steps.iter().rev() {
-            let Step::Merge {
-                merge: Merge { node, left, right },
-                at,
-                from,
-            } = *step
-            else {
-                continue;
-            };
-            if at == me {
-                let (above, below) =
-                    take(&mut self.merges, node).apply(&take(&mut coefficients, node))?;
-                coefficients.insert(left, above);
-                if from == me {
-                    coefficients.insert(right, below);
-                } else {
-                    comm.send(&by_rows(&below), from);
-                }
-            } else if from == me {
-                let below = Array2::from_shape_vec((n, k), comm.receive(at));
-                coefficients.insert(right, below.expect("coefficients arrive whole"));
-            }
-        }
+        let merges = &mut self.merges;
+        let coefficients = down(comm, plan, start, (n, k), |node, c| {
+            take(merges, node).apply(c)
+        })?;
         let leaves = self.leaves.into_par_iter();
         let vectors =
             leaves.map(|(leaf, factored)| Ok((leaf, factored.apply(&coefficients[&leaf])?)));
         vectors.collect()
     }
+
+    /// Q^T Q of this rank's rows of Q, `[n, n]`, of which the upper triangle counts: Q applied to all n unit
+    /// vectors, one leaf at a time.
+    fn products_of_q(
+        &self,
+        comm: &impl Exchange,
+        plan: &Plan,
+        n: usize,
+    ) -> Result<Array2<f64>, PcaError> {
+        let start = (comm.rank() == plan.root_rank).then(|| by_columns(Array2::eye(n).view()));
+        let mut coefficients = down(comm, plan, start, (n, n), |node, c| {
+            self.merges[&node].apply(c)
+        })?;
+        let mut sum = Array2::zeros((n, n));
+        for (leaf, factored) in &self.leaves {
+            let q = factored.apply(&take(&mut coefficients, *leaf))?;
+            add_products(1.0, q.mapv(|x| x.as_f64()).view(), sum.view_mut());
+        }
+        Ok(sum)
+    }
+}
+
+/// Coefficients on their way down the tree, from `start` at the root, `[n, k]`, to the leaves of this rank; `apply`
+/// gives the coefficients of both children of a node of this rank.
+fn down<T: Scalar>(
+    comm: &impl Exchange,
+    plan: &Plan,
+    start: Option<Array2<T>>,
+    (n, k): (usize, usize),
+    mut apply: impl FnMut(usize, &Array2<T>) -> Result<(Array2<T>, Array2<T>), LinalgError>,
+) -> Result<BTreeMap<usize, Array2<T>>, PcaError> {
+    let me = comm.rank();
+    let root = plan.leaves.len() + plan.merges.len() - 1;
+    let mut coefficients: BTreeMap<usize, Array2<T>> =
+        start.into_iter().map(|start| (root, start)).collect();
+    for step in plan.steps.iter().rev() {
+        let Step::Merge {
+            merge: Merge { node, left, right },
+            at,
+            from,
+        } = *step
+        else {
+            continue;
+        };
+        if at == me {
+            let (above, below) = apply(node, &take(&mut coefficients, node))?;
+            coefficients.insert(left, above);
+            if from == me {
+                coefficients.insert(right, below);
+            } else {
+                comm.send(&by_rows(&below), from);
+            }
+        } else if from == me {
+            let below = Array2::from_shape_vec((n, k), comm.receive(at));
+            coefficients.insert(right, below.expect("coefficients arrive whole"));
+        }
+    }
+    Ok(coefficients)
 }
 
 /// Brings the pieces of all leaves together at the root and gives the whole to every rank.

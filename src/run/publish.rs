@@ -127,8 +127,8 @@ fn check(run: &Finished, parts: Vec<pca::CertificatePart>) -> Result<Option<Cert
 
 /// The exact checks, on rank 0, for which every rank reads its features once more.
 fn verify(run: &Finished) -> Result<Option<pca::Exact>, Failure> {
-    let mut verification = pca::Verification::new(run.model);
     let comm = run.context.comm;
+    let mut verification = pca::Verification::new(comm, run.model);
     for block in run.blocks.of_rank(comm.rank()) {
         verification.add(run.model, &(run.blocks.read)(block)?.features);
     }

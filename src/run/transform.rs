@@ -246,6 +246,7 @@ fn settings_of(
         solver: model.solver,
         precision: model.precision,
         memory: None,
+        keep_factor: false,
     };
     for setting in &mut settings.listed {
         if let Some(of_model) = provenance.get(&setting.name) {
