@@ -48,7 +48,7 @@ pub struct Node<T> {
     pub r: Array2<T>,
 }
 
-/// Leaves of twice the height take no more bytes than this.
+/// Leaves of twice the height take no more bytes than this, at their least height.
 const TALL_LEAF_BYTES: usize = 1 << 28;
 
 impl<T: Scalar> TreeNode for Node<T> {

@@ -326,7 +326,7 @@ impl<'a, C: Exchange> Walk<'a, C> {
             .collect();
         let bytes = bytes_of_block(self.block_rows, self.width, directions);
         let at_once = blocks_at_once(bytes, rayon::current_num_threads());
-        rayon::in_place_scope(|scope| {
+        rayon::in_place_scope_fifo(|scope| {
             let mut nodes: BTreeMap<usize, N> = BTreeMap::new();
             let mut tasks = Tasks::new(scope);
             for step in &self.plan.steps {
@@ -347,7 +347,9 @@ impl<'a, C: Exchange> Walk<'a, C> {
                             break;
                         }
                         let (made, node) = tasks.next();
-                        nodes.insert(made, node?);
+                        let node =
+                            node.map_err(|error| tasks.first_error(error, |(_, node)| node.err()))?;
+                        nodes.insert(made, node);
                     },
                     Step::Merge {
                         merge: Merge { node, left, right },

@@ -139,7 +139,7 @@ pub(super) fn reduce<N: TreeNode>(
 ) -> Result<Option<N>, PcaError> {
     let me = comm.rank();
     let mut blocks: BTreeMap<usize, Block> = BTreeMap::new();
-    rayon::in_place_scope(|scope| {
+    rayon::in_place_scope_fifo(|scope| {
         let mine = |step: &&Step| matches!(step, Step::Factor { rank, .. } if *rank == me);
         let mut nodes = Nodes::<N>::new(
             scope,
@@ -217,7 +217,7 @@ struct Nodes<'scope, 'env, N: TreeNode> {
 }
 
 impl<'scope, 'env, N: TreeNode> Nodes<'scope, 'env, N> {
-    fn new(scope: &'scope rayon::Scope<'env>, most_leaves: usize, leaves_left: usize) -> Self {
+    fn new(scope: &'scope rayon::ScopeFifo<'env>, most_leaves: usize, leaves_left: usize) -> Self {
         Nodes {
             tasks: Tasks::new(scope),
             made: BTreeMap::new(),
@@ -294,10 +294,13 @@ impl<'scope, 'env, N: TreeNode> Nodes<'scope, 'env, N> {
             result,
         } = self.tasks.next();
         self.leaves -= usize::from(is_leaf);
-        let (made, memory) = result?;
+        let (made, memory) = match result {
+            Ok(made) => made,
+            Err(error) => return Err(self.tasks.first_error(error, |made| made.result.err())),
+        };
         if is_leaf && self.leaves_left > self.spare.len() {
             self.spare.push(memory);
-        } else {
+        } else if memory.capacity() > 0 {
             // The system takes its time to take back as much as a leaf.
             rayon::spawn(move || drop(memory));
         }

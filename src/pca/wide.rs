@@ -19,7 +19,8 @@
 //!
 //! Memory of a rank: its columns, N d / ranks, twice N^2 for each merge it makes, and one block of
 //! rows; the components, k d, at the end. No rank gathers the rows, unless 4N > d, where all columns
-//! are one leaf, which is then no larger than the matrices of two merges.
+//! are one leaf, which is then no larger than the matrices of two merges. The exact checks add N^2 for each leaf, one
+//! leaf of Q, and three N^2.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -42,8 +43,8 @@ use super::verify_factor::add_products;
 use crate::linalg::partial_svd::Side;
 use crate::linalg::{LinalgError, Scalar, by_columns, norms, qr, sign, zeros};
 
-/// A block of columns has at least this many for each row, for the reason that leaves in `tsqr` have
-/// as many rows for each column.
+/// A block of columns has at least this many for each row: with more of them a rank would have fewer blocks for
+/// its threads, with less the merges would take more of the operations, at a lower rate.
 const COLUMNS_PER_ROW: usize = 2;
 
 /// A block of columns has at least this many. For nine rows of 100352 columns that makes 392
@@ -163,9 +164,17 @@ fn sum_of_products<'a, T: Scalar>(
 ) -> Array2<f64> {
     let mut sum = Array2::zeros((n, n));
     for matrix in matrices {
-        add_products(1.0, matrix.mapv(|x| x.as_f64()).view(), sum.view_mut());
+        add_widened(matrix, &mut sum);
     }
     sum
+}
+
+/// Adds `a^T a` for a `[any, n]`, of which a part at a time is in f64.
+fn add_widened<T: Scalar>(a: &Array2<T>, sum: &mut Array2<f64>) {
+    const ROWS: usize = 1024;
+    for part in a.axis_chunks_iter(Axis(0), ROWS) {
+        add_products(1.0, part.mapv(|x| x.as_f64()).view(), sum.view_mut());
+    }
 }
 
 /// What the rank of the root knows before the way back.
@@ -391,7 +400,7 @@ impl<T: Scalar> Tree<T> {
         let mut sum = Array2::zeros((n, n));
         for (leaf, factored) in &self.leaves {
             let q = factored.apply(&take(&mut coefficients, *leaf))?;
-            add_products(1.0, q.mapv(|x| x.as_f64()).view(), sum.view_mut());
+            add_widened(&q, &mut sum);
         }
         Ok(sum)
     }

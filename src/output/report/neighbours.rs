@@ -223,8 +223,9 @@ impl Bounds {
         let mut bounds = zeros(ones.len(), others.len());
         inner(of(ones), of(others), 0.0, bounds.view_mut());
         // A sum of n products is off by n eps of the squares at most, and so are these themselves and the distance
-        // that is computed.
-        let rounding = 4.0 * (self.points.nrows() + 4) as f32 * f32::EPSILON;
+        // that is computed; near the smallest numbers by as many of those.
+        let numbers = (self.points.nrows() + 4) as f32;
+        let (rounding, least) = (4.0 * numbers * f32::EPSILON, numbers * f32::MIN_POSITIVE);
         let squares = &self.squares;
         for (mut column, other) in bounds
             .columns_mut()
@@ -232,7 +233,13 @@ impl Bounds {
             .zip(&squares[others.clone()])
         {
             for (bound, one) in column.iter_mut().zip(&squares[ones.clone()]) {
-                *bound = (one + other) * (1.0 - rounding) - 2.0 * *bound;
+                let both = one + other;
+                // Squares that are no numbers tell nothing.
+                *bound = if both.is_finite() {
+                    both * (1.0 - rounding) - 2.0 * *bound - least
+                } else {
+                    f32::NEG_INFINITY
+                };
             }
         }
         bounds
@@ -479,6 +486,18 @@ mod tests {
         {
             assert_eq!((nearest[one], nearest[other]), (other, one));
         }
+    }
+
+    #[test]
+    fn numbers_whose_squares_are_none_have_neighbours_too() {
+        assert_eq!(line(&[1.9e19, 5e18]).nearest(), [1, 0]);
+        let tiny = line(&[-5.182_474_3e-22, -5.168_925_7e-22, 5e-21]);
+        assert_eq!(tiny.nearest(), [1, 0, 1]);
+        let scores: Vec<f32> = (0..700).map(|n| (n * n % 701) as f32 * 1e17).collect();
+        let pairs = line(&scores).likeliest_pairs(3);
+        // n and 701 - n are equal.
+        let expected: Vec<_> = (2..5).map(|n| (n, 701 - n)).collect();
+        assert_eq!(pairs.iter().map(|p| p.places).collect::<Vec<_>>(), expected);
     }
 
     #[test]
