@@ -81,9 +81,14 @@ fn verified_runs_say_how_exact_their_factorisation_is() {
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         npy(&features, "<f8", false, rows, width, &bytes);
         let output = folder.path().join(solver);
-        pca(2, &features, &output)
+        let run = pca(2, &features, &output)
             .args(["--solver", solver, "-k", k, "--verify", "true"])
             .succeed();
+        let told = match is_factored {
+            true => "verified  the components in all directions; of the factorisation the residual",
+            false => "verified  the components in all directions; no factorisation was compared",
+        };
+        assert!(run.stderr.contains(told), "{solver}: {run}");
         let metrics = metrics(&output);
         let exact = &metrics["certificate"]["exact"];
         assert!(exact["pca_residual"].is_object(), "{solver}: {exact}");

@@ -321,7 +321,8 @@ pub struct PcaOptions {
     /// Check all directions exactly [default: false]
     ///
     /// Every run checks its components in random directions; this one takes all of them and reads the
-    /// features once more. Where the features were factored, it checks the factorisation in the same way.
+    /// features once more. Where they were factored (--solver tsqr or wide), it checks the factorisation
+    /// in the same way.
     #[arg(long, value_name = "true|false", hide_possible_values = true, value_parser = truth(), help_heading = "Components")]
     pub verify: Option<bool>,
     /// Of the factorisation [default: f64]

@@ -8,7 +8,7 @@ use crate::comm::hosts::Place;
 use crate::kernels::{CacheSizes, Isa};
 use crate::linalg;
 use crate::model::executor::Executor;
-use crate::pca::{self, Model, PcaSettings, Rows};
+use crate::pca::{self, Exact, Model, PcaSettings, Rows};
 use crate::timing::{Phase, Summary};
 use std::collections::{BTreeMap, BTreeSet};
 use tracing::{debug, info, warn};
@@ -133,6 +133,24 @@ pub fn model(model: &Model) {
             error.rest
         );
     }
+}
+
+/// What the exact checks, all of which passed, have looked at.
+pub fn verified(exact: &Exact) {
+    let factor = match (exact.factor_residual, exact.factor_orthogonality) {
+        (Some(residual), Some(orthogonality)) => format!(
+            "of the factorisation the residual is {:.1e}, the orthogonality {:.1e}",
+            residual.value, orthogonality.value
+        ),
+        (Some(residual), None) => format!(
+            "of the factorisation the residual is {:.1e}; R is singular, so there is no Q to look at",
+            residual.value
+        ),
+        (None, _) => {
+            "no factorisation was compared with the features (--solver tsqr makes one)".into()
+        }
+    };
+    info!("verified  the components in all directions; {factor}");
 }
 
 /// What was written, on rank 0, and how long it took as the results say.

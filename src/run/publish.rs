@@ -122,6 +122,8 @@ fn check(run: &Finished, parts: Vec<pca::CertificatePart>) -> Result<Option<Cert
         Some(certificate) => certificate.verdict().map_err(Failure::from),
         None => Ok(()),
     })?;
+    let exact = certificate.as_ref().and_then(|made| made.exact.as_ref());
+    exact.into_iter().for_each(announce::verified);
     Ok(certificate)
 }
 
