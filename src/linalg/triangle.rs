@@ -48,8 +48,8 @@ const TILE: usize = 256;
 /// [`TILE`] of [`cholesky`], whose corners one thread factors row by row.
 const CHOLESKY_TILE: usize = 128;
 
-/// [`TILE`] of [`gram`], whose products are long: wider ones share more of what is packed. At 512 that takes a tenth
-/// of the time.
+/// [`TILE`] of [`gram`], whose products are long: wider ones share more of what is packed. Tiles of 512 take
+/// about a tenth longer for 4096 x 2048 (`cargo bench --bench pca`).
 const GRAM_TILE: usize = 1024;
 
 /// `op(r) x` for an upper triangle r `[n, n]` and x `[n, k]`, stored by columns.
