@@ -27,6 +27,7 @@ pub mod pack;
 pub mod pooling;
 pub mod projection;
 pub mod resampling;
+pub mod vectorized;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

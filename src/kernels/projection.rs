@@ -5,10 +5,15 @@
 //! are the same everywhere. AVX-512 and AVX2 have vectors of their own here; for other processors, NEON
 //! included, the vectors are arrays, and their code is what the compiler makes of them.
 
+use std::ops::Range;
+
 use super::Isa;
 
 /// Partial sums of a dot product; they fill one vector of AVX-512 and two of AVX2.
 const LANES: usize = 8;
+
+/// A sum in parts: entry j of a row goes to part `j % LANES`.
+pub type Sum = [f64; LANES];
 
 /// Columns of a panel: four vectors of AVX-512.
 pub const PANEL: usize = 32;
@@ -42,12 +47,13 @@ impl PackedComponents {
         PackedComponents { entries, k, panels }
     }
 
-    /// How many numbers a row has with the zeros that fill its last panel.
-    pub fn padded_width(&self) -> usize {
-        self.panels * PANEL
+    /// How many panels there are.
+    pub fn panels(&self) -> usize {
+        self.panels
     }
 
     /// The entries of one component in one panel.
+    #[inline(always)]
     fn of(&self, panel: usize, component: usize) -> &[f64; PANEL] {
         let start = (panel * self.k + component) * PANEL;
         self.entries[start..start + PANEL]
@@ -158,160 +164,249 @@ mod x86 {
     }
 }
 
-/// Replaces padded rows `[n, padded_width]` by what the components leave of them, and writes the
-/// scores `[n, k]`. A row's results do not depend on the other rows. 4 d k operations a row.
+/// Work that any vectors can do.
+trait Work {
+    /// Takes R rows and C components at a time.
+    ///
+    /// # Safety
+    /// As [`Lanes`] says.
+    unsafe fn run<V: Lanes, const R: usize, const C: usize>(self);
+}
+
+/// Does work with the vectors of an instruction set.
 ///
 /// # Panics
-/// If the lengths do not agree, or this machine lacks the instruction set.
-pub fn project(isa: Isa, components: &PackedComponents, rows: &mut [f64], scores: &mut [f64]) {
-    let width = components.padded_width();
+/// If this machine lacks it.
+fn dispatch(isa: Isa, work: impl Work) {
     assert!(isa.is_available(), "{} is not available", isa.as_str());
-    assert!(
-        scores.len() * width == rows.len() * components.k && (width > 0 || rows.is_empty()),
-        "as many rows of scores as rows"
-    );
     // SAFETY: the instruction set is there, checked above; the last one needs none.
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => project_avx512(components, rows, scores),
+            Isa::Avx512 => with_avx512(work),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => project_avx2(components, rows, scores),
-            _ => project_tiled::<[f64; LANES], 2, 2>(components, rows, scores),
+            Isa::Avx2 => with_avx2(work),
+            _ => work.run::<[f64; LANES], 2, 2>(),
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn project_avx512(components: &PackedComponents, rows: &mut [f64], scores: &mut [f64]) {
+fn with_avx512(work: impl Work) {
     // SAFETY: this function has the instruction set.
-    unsafe { project_tiled::<std::arch::x86_64::__m512d, 4, 5>(components, rows, scores) }
+    unsafe { work.run::<std::arch::x86_64::__m512d, 4, 5>() }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn project_avx2(components: &PackedComponents, rows: &mut [f64], scores: &mut [f64]) {
+fn with_avx2(work: impl Work) {
     // SAFETY: this function has the instruction set.
-    unsafe { project_tiled::<[std::arch::x86_64::__m256d; 2], 2, 2>(components, rows, scores) }
+    unsafe { work.run::<[std::arch::x86_64::__m256d; 2], 2, 2>() }
 }
 
-/// Takes R rows and C components at a time.
+/// Adds to `sums` `[n, k]` the products of rows with the components, and to `squares` `[n]` the rows' squares, for
+/// some panels of columns, of which alone `rows` `[n, PANEL panels]` are. 2 d k operations a row.
 ///
-/// # Safety
-/// As [`Lanes`] says; so for all functions with vectors.
-#[inline(always)]
-unsafe fn project_tiled<V: Lanes, const R: usize, const C: usize>(
-    components: &PackedComponents,
-    rows: &mut [f64],
-    scores: &mut [f64],
-) {
-    let (width, k) = (components.padded_width(), components.k);
-    if k == 0 || width == 0 {
-        return;
-    }
-    let together = rows.len() / width / R * R;
-    let (rows, last_rows) = rows.split_at_mut(together * width);
-    let (scores, last_scores) = scores.split_at_mut(together * k);
-    let groups = rows.chunks_exact_mut(R * width);
-    for (rows, scores) in groups.zip(scores.chunks_exact_mut(R * k)) {
-        // SAFETY: the caller has the instruction set.
-        unsafe { project_rows::<V, R, C>(components, rows, scores) };
-    }
-    let singles = last_rows.chunks_exact_mut(width);
-    for (row, scores) in singles.zip(last_scores.chunks_exact_mut(k)) {
-        // SAFETY: as above.
-        unsafe { project_rows::<V, 1, C>(components, row, scores) };
-    }
-}
-
-#[inline(always)]
-unsafe fn project_rows<V: Lanes, const R: usize, const C: usize>(
-    components: &PackedComponents,
-    rows: &mut [f64],
-    scores: &mut [f64],
-) {
-    let k = components.k;
-    // SAFETY: the caller has the instruction set.
-    unsafe {
-        for first in (0..k / C * C).step_by(C) {
-            dots::<V, R, C>(components, rows, first, scores);
-        }
-        for first in k / C * C..k {
-            dots::<V, R, 1>(components, rows, first, scores);
-        }
-        subtract::<V, R>(components, rows, scores);
-    }
-}
-
-/// The dot products of R rows with C components from `first` on.
-#[inline(always)]
-unsafe fn dots<V: Lanes, const R: usize, const C: usize>(
-    components: &PackedComponents,
+/// # Panics
+/// If the lengths do not agree, or this machine lacks the instruction set.
+pub fn add_products(
+    isa: Isa,
+    (components, panels): (&PackedComponents, Range<usize>),
     rows: &[f64],
-    first: usize,
-    scores: &mut [f64],
+    (sums, squares): (&mut [Sum], &mut [Sum]),
 ) {
-    let width = components.padded_width();
-    // SAFETY: the caller has the instruction set.
-    unsafe {
-        let mut sums = [[V::splat(0.0); C]; R];
-        for panel in 0..components.panels {
-            let v: [&[[f64; LANES]]; C] =
-                std::array::from_fn(|c| lanes_of(components.of(panel, first + c)));
-            let x: [&[[f64; LANES]]; R] =
-                std::array::from_fn(|r| lanes_of(panel_of(&rows[r * width + panel * PANEL..])));
-            for part in 0..PANEL / LANES {
-                let v: [V; C] = std::array::from_fn(|c| V::load(&v[c][part]));
-                for r in 0..R {
-                    let x = V::load(&x[r][part]);
-                    for c in 0..C {
-                        sums[r][c] = x.mul_add(v[c], sums[r][c]);
+    let (n, width) = (squares.len(), panels.len() * PANEL);
+    let lengths = (rows.len(), sums.len());
+    assert_eq!(lengths, (n * width, n * components.k), "sums for each row");
+    assert!(panels.end <= components.panels, "panels of the components");
+    dispatch(
+        isa,
+        Products {
+            components,
+            panels,
+            rows,
+            sums,
+            squares,
+        },
+    );
+}
+
+struct Products<'a> {
+    components: &'a PackedComponents,
+    panels: Range<usize>,
+    rows: &'a [f64],
+    sums: &'a mut [Sum],
+    squares: &'a mut [Sum],
+}
+
+impl Work for Products<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Lanes, const R: usize, const C: usize>(mut self) {
+        let (k, n) = (self.components.k, self.squares.len());
+        // SAFETY: the caller has the instruction set; so for all functions with vectors.
+        unsafe {
+            for first in (0..k / C * C).step_by(C) {
+                for row in (0..n / R * R).step_by(R) {
+                    self.tile::<V, R, C>(row, first);
+                }
+                for row in n / R * R..n {
+                    self.tile::<V, 1, C>(row, first);
+                }
+            }
+            for first in k / C * C..k {
+                for row in 0..n {
+                    self.tile::<V, 1, 1>(row, first);
+                }
+            }
+            for row in 0..n {
+                self.square::<V>(row);
+            }
+        }
+    }
+}
+
+impl Products<'_> {
+    /// R rows from `row` on and C components from `first` on.
+    #[inline(always)]
+    unsafe fn tile<V: Lanes, const R: usize, const C: usize>(&mut self, row: usize, first: usize) {
+        let (width, k) = (self.panels.len() * PANEL, self.components.k);
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            let mut sums: [[V; C]; R] = std::array::from_fn(|r| {
+                std::array::from_fn(|c| V::load(&self.sums[(row + r) * k + first + c]))
+            });
+            for (index, panel) in self.panels.clone().enumerate() {
+                let v: [&[[f64; LANES]]; C] =
+                    std::array::from_fn(|c| lanes_of(self.components.of(panel, first + c)));
+                let x: [&[[f64; LANES]]; R] = std::array::from_fn(|r| {
+                    lanes_of(panel_of(&self.rows[(row + r) * width + index * PANEL..]))
+                });
+                for part in 0..PANEL / LANES {
+                    let v: [V; C] = std::array::from_fn(|c| V::load(&v[c][part]));
+                    for r in 0..R {
+                        let x = V::load(&x[r][part]);
+                        for c in 0..C {
+                            sums[r][c] = x.mul_add(v[c], sums[r][c]);
+                        }
                     }
                 }
             }
+            for (r, sums) in sums.iter().enumerate() {
+                for (c, sum) in sums.iter().enumerate() {
+                    sum.store(&mut self.sums[(row + r) * k + first + c]);
+                }
+            }
         }
-        for (r, sums) in sums.iter().enumerate() {
-            for (c, sums) in sums.iter().enumerate() {
-                let mut lanes = [0.0; LANES];
-                sums.store(&mut lanes);
-                scores[r * components.k + first + c] = add_lanes(&lanes);
+    }
+
+    #[inline(always)]
+    unsafe fn square<V: Lanes>(&mut self, row: usize) {
+        let width = self.panels.len() * PANEL;
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            let mut sum = V::load(&self.squares[row]);
+            for lanes in self.rows[row * width..][..width].as_chunks().0 {
+                let x = V::load(lanes);
+                sum = x.mul_add(x, sum);
+            }
+            sum.store(&mut self.squares[row]);
+        }
+    }
+}
+
+/// Adds to `squares` `[n]` those of what the leading components leave of rows with these `scores` `[n, any]`, for some
+/// panels of columns, of which alone `rows` `[n, PANEL panels]` are. 2 d k operations a row.
+///
+/// # Panics
+/// If the lengths do not agree, or this machine lacks the instruction set.
+pub fn add_rest_squares(
+    isa: Isa,
+    (components, panels): (&PackedComponents, Range<usize>),
+    rows: &[f64],
+    scores: &[f64],
+    squares: &mut [Sum],
+) {
+    let (n, width) = (squares.len(), panels.len() * PANEL);
+    assert_eq!(rows.len(), n * width, "a sum for each row");
+    assert!(panels.end <= components.panels, "panels of the components");
+    if n == 0 {
+        return;
+    }
+    let k = scores.len() / n;
+    assert!(
+        scores.len() == n * k && k <= components.k,
+        "rows of scores, no more than there are components"
+    );
+    dispatch(
+        isa,
+        Rests {
+            components,
+            panels,
+            rows,
+            scores,
+            k,
+            squares,
+        },
+    );
+}
+
+struct Rests<'a> {
+    components: &'a PackedComponents,
+    panels: Range<usize>,
+    rows: &'a [f64],
+    scores: &'a [f64],
+    k: usize,
+    squares: &'a mut [Sum],
+}
+
+impl Work for Rests<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Lanes, const R: usize, const C: usize>(mut self) {
+        let n = self.squares.len();
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            for index in 0..self.panels.len() {
+                for row in (0..n / R * R).step_by(R) {
+                    self.tile::<V, R>(index, row);
+                }
+                for row in n / R * R..n {
+                    self.tile::<V, 1>(index, row);
+                }
             }
         }
     }
 }
 
-/// Subtracts every component times its score from R rows.
-#[inline(always)]
-unsafe fn subtract<V: Lanes, const R: usize>(
-    components: &PackedComponents,
-    rows: &mut [f64],
-    scores: &[f64],
-) {
-    const PARTS: usize = PANEL / LANES;
-    let (width, k) = (components.padded_width(), components.k);
-    // SAFETY: the caller has the instruction set.
-    unsafe {
-        for panel in 0..components.panels {
+impl Rests<'_> {
+    /// R rows from `row` on in one of the panels.
+    #[inline(always)]
+    unsafe fn tile<V: Lanes, const R: usize>(&mut self, index: usize, row: usize) {
+        const PARTS: usize = PANEL / LANES;
+        let width = self.panels.len() * PANEL;
+        let panel = self.panels.start + index;
+        // SAFETY: the caller has the instruction set.
+        unsafe {
             let mut x: [[V; PARTS]; R] = std::array::from_fn(|r| {
-                let row = lanes_of(panel_of(&rows[r * width + panel * PANEL..]));
+                let row = lanes_of(panel_of(&self.rows[(row + r) * width + index * PANEL..]));
                 std::array::from_fn(|part| V::load(&row[part]))
             });
-            for component in 0..k {
-                let v = lanes_of(components.of(panel, component));
+            for component in 0..self.k {
+                let v = lanes_of(self.components.of(panel, component));
                 let v: [V; PARTS] = std::array::from_fn(|part| V::load(&v[part]));
                 for r in 0..R {
-                    let score = V::splat(-scores[r * k + component]);
+                    let score = V::splat(-self.scores[(row + r) * self.k + component]);
                     for part in 0..PARTS {
                         x[r][part] = score.mul_add(v[part], x[r][part]);
                     }
                 }
             }
             for (r, x) in x.iter().enumerate() {
-                let row = &mut rows[r * width + panel * PANEL..][..PANEL];
-                for (x, to) in x.iter().zip(row.as_chunks_mut::<LANES>().0) {
-                    x.store(to);
+                let mut sum = V::load(&self.squares[row + r]);
+                for x in x {
+                    sum = x.mul_add(*x, sum);
                 }
+                sum.store(&mut self.squares[row + r]);
             }
         }
     }
@@ -327,20 +422,9 @@ fn lanes_of(panel: &[f64; PANEL]) -> &[[f64; LANES]] {
     panel.as_chunks().0
 }
 
-/// The squared norm of a padded row, with the sums of [`project`]'s dot products.
-pub fn squared_norm(row: &[f64]) -> f64 {
-    let mut sums = [0.0; LANES];
-    for run in row.chunks_exact(LANES) {
-        for lane in 0..LANES {
-            sums[lane] += run[lane] * run[lane];
-        }
-    }
-    add_lanes(&sums)
-}
-
-#[inline(always)]
-fn add_lanes(sums: &[f64; LANES]) -> f64 {
-    let [a, b, c, d, e, f, g, h] = *sums;
+/// What the parts of a sum are together.
+pub fn total(sum: &Sum) -> f64 {
+    let [a, b, c, d, e, f, g, h] = *sum;
     ((a + e) + (c + g)) + ((b + f) + (d + h))
 }
 
@@ -375,30 +459,57 @@ mod tests {
             let components = uniform(k * width, 1);
             let packed = PackedComponents::new(&components, k, width);
             let rows = padded(n, width, 2);
-            let columns = packed.padded_width();
-            for isa in Isa::available() {
-                let (mut rest, mut scores) = (rows.clone(), vec![0.0; n * k]);
-                project(isa, &packed, &mut rest, &mut scores);
+            let columns = packed.panels() * PANEL;
+            // The last component counts in the products alone, as the directions of probes do.
+            let kept = k.saturating_sub(1);
+            for (isa, at_once) in Isa::available()
+                .into_iter()
+                .flat_map(|isa| [(isa, 1), (isa, 3)])
+            {
+                let mut sums = vec![[0.0; LANES]; n * k];
+                let mut squares = vec![[0.0; LANES]; n];
+                let mut rests = squares.clone();
+                let cut = |panels: &Range<usize>| -> Vec<f64> {
+                    let columns = rows.chunks_exact(columns);
+                    columns
+                        .flat_map(|row| &row[panels.start * PANEL..panels.end * PANEL])
+                        .copied()
+                        .collect()
+                };
+                let runs = (0..packed.panels()).step_by(at_once);
+                let runs = runs.map(|start| start..(start + at_once).min(packed.panels()));
+                for panels in runs.clone() {
+                    let (rows, of) = (cut(&panels), (&packed, panels));
+                    add_products(isa, of, &rows, (&mut sums, &mut squares));
+                }
+                let scores: Vec<f64> = sums.iter().map(total).collect();
+                let leading: Vec<f64> = scores
+                    .chunks(k.max(1))
+                    .flat_map(|scores| &scores[..kept])
+                    .copied()
+                    .collect();
+                for panels in runs {
+                    let (rows, of) = (cut(&panels), (&packed, panels));
+                    add_rest_squares(isa, of, &rows, &leading, &mut rests);
+                }
                 for r in 0..n {
                     let row = &rows[r * columns..][..width];
                     for c in 0..k {
-                        let mut sums = [0.0; LANES];
+                        let mut sum = [0.0; LANES];
                         for (j, (x, v)) in row.iter().zip(&components[c * width..]).enumerate() {
-                            sums[j % LANES] = x.mul_add(*v, sums[j % LANES]);
+                            sum[j % LANES] = x.mul_add(*v, sum[j % LANES]);
                         }
-                        assert_eq!(scores[r * k + c], add_lanes(&sums), "{isa:?}");
+                        assert_eq!(scores[r * k + c], total(&sum), "{isa:?}");
                     }
-                    for j in 0..width {
-                        let left = (0..k).fold(row[j], |x, c| {
+                    let (mut square, mut rest) = ([0.0; LANES], [0.0; LANES]);
+                    for (j, x) in row.iter().enumerate() {
+                        let left = (0..kept).fold(*x, |x, c| {
                             (-scores[r * k + c]).mul_add(components[c * width + j], x)
                         });
-                        assert_eq!(rest[r * columns + j], left, "{isa:?}");
+                        square[j % LANES] = x.mul_add(*x, square[j % LANES]);
+                        rest[j % LANES] = left.mul_add(left, rest[j % LANES]);
                     }
-                    assert!(
-                        rest[r * columns + width..][..columns - width]
-                            .iter()
-                            .all(|x| *x == 0.0)
-                    );
+                    assert_eq!((squares[r], rests[r]), (square, rest), "{isa:?}");
                 }
             }
         }

@@ -10,7 +10,7 @@
 //!
 //! All of that is true of C as it is given. What rounding in C means for X, the caller has to know.
 
-use ndarray::{Array2, ArrayView2, Axis, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 
 use super::basis::orthonormalize;
@@ -47,8 +47,9 @@ pub fn leading(
     // A power of four changes no digit, neither of the values nor of their roots, and brings all into the range
     // of the numbers.
     let root = (trace.log2() / 2.0).floor().exp2();
-    in_all(&mut c, |x| x / root / root);
-    mirror(&mut c);
+    let inverse = 1.0 / root;
+    in_all(&mut c, |x| x * inverse * inverse);
+    mirror(c.view_mut());
     let trace = trace / root / root;
     let tolerance = UNITS * accuracy * (n as f64).sqrt();
     let mut lanczos = Lanczos::new(c.view(), most.min(n / 2))?;
@@ -95,19 +96,33 @@ fn in_all(c: &mut Array2<f64>, image: impl Fn(f64) -> f64 + Sync) {
 }
 
 /// Gives a matrix, of which the upper triangle counts, the same numbers below the diagonal.
-fn mirror(c: &mut Array2<f64>) {
+fn mirror(c: ArrayViewMut2<f64>) {
     /// Rows and columns of a tile that stays in the cache while it is turned.
     const SIDE: usize = 64;
     let n = c.nrows();
-    for first in (0..n).step_by(SIDE) {
-        for second in (first..n).step_by(SIDE) {
-            for j in second..(second + SIDE).min(n) {
-                for i in first..(first + SIDE).min(j) {
-                    c[[j, i]] = c[[i, j]];
-                }
+    if n <= SIDE {
+        let mut c = c;
+        for j in 1..n {
+            for i in 0..j {
+                c[[j, i]] = c[[i, j]];
             }
         }
+        return;
     }
+    let middle = (n / 2).next_multiple_of(SIDE);
+    let (left, right) = c.split_at(Axis(1), middle);
+    let (first, mut below) = left.split_at(Axis(0), middle);
+    let (above, last) = right.split_at(Axis(0), middle);
+    let turn = || {
+        let columns = below.axis_chunks_iter_mut(Axis(1), SIDE);
+        for (mut columns, rows) in columns.zip(above.axis_chunks_iter(Axis(0), SIDE)) {
+            let tiles = columns.axis_chunks_iter_mut(Axis(0), SIDE);
+            for (mut tile, turned) in tiles.zip(rows.axis_chunks_iter(Axis(1), SIDE)) {
+                tile.assign(&turned.t());
+            }
+        }
+    };
+    rayon::join(turn, || rayon::join(|| mirror(first), || mirror(last)));
 }
 
 /// Eigenvalues of T, largest first, and their vectors in the basis, one a row.
@@ -200,7 +215,8 @@ impl<'a> Lanczos<'a> {
         tolerance: f64,
     ) -> Result<Option<Pairs>, LinalgError> {
         let m = self.size;
-        // Positive semidefinite but for rounding: the leading singular values are the eigenvalues.
+        // Positive semidefinite but for rounding: the leading singular values are the eigenvalues. An SVD keeps more
+        // digits of the small coefficients that tell of convergence.
         let small = svd::svd(super::by_columns(self.t.slice(s![..m, ..m])))?;
         let values = &small.values;
         let k = match wanted {

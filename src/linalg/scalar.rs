@@ -194,10 +194,12 @@ macro_rules! scalar {
                 },
             };
 
+            #[inline(always)]
             fn of_f64(value: f64) -> $scalar {
                 value as $scalar
             }
 
+            #[inline(always)]
             fn as_f64(self) -> f64 {
                 self as f64
             }

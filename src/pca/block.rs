@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView2, s};
 
+use crate::kernels::Isa;
+use crate::kernels::vectorized::{Loops, vectorized};
 use crate::linalg::Scalar;
 
 /// Rows of features, `[rows, d]`. The network's are f32, as those of most files are; whoever computes
@@ -127,23 +129,7 @@ impl Block {
 
     /// Row and column of the first value that is NaN or infinite.
     pub fn first_not_finite(&self) -> Option<(usize, usize)> {
-        fn first<T: Scalar>(rows: ArrayView2<T>) -> Option<(usize, usize)> {
-            rows.rows()
-                .into_iter()
-                .enumerate()
-                .find_map(|(row, values)| {
-                    // A look at all of them, which is done by vectors, finds nothing in nearly every
-                    // row.
-                    let any = |any: bool, x: &T| any | !x.is_finite();
-                    let found = match values.to_slice() {
-                        Some(values) => values.iter().fold(false, any),
-                        None => values.iter().fold(false, any),
-                    };
-                    let column = found.then(|| values.iter().position(|x| !x.is_finite()))??;
-                    Some((row, column))
-                })
-        }
-        on_rows!(self, rows => first(rows))
+        on_rows!(self, rows => vectorized(Isa::detect(), FirstNotFinite(rows)))
     }
 
     /// One row.
@@ -179,6 +165,30 @@ impl Block {
             f32::BYTES => Block::F32(read(&message[1..], shape)),
             _ => Block::F64(read(&message[1..], shape)),
         }
+    }
+}
+
+/// The search for a number that is not finite.
+struct FirstNotFinite<'a, T>(ArrayView2<'a, T>);
+
+impl<T: Scalar> Loops for FirstNotFinite<'_, T> {
+    type Output = Option<(usize, usize)>;
+
+    #[inline(always)]
+    fn run(self) -> Option<(usize, usize)> {
+        for (row, values) in self.0.rows().into_iter().enumerate() {
+            // A look at all of them, which is done by vectors, finds nothing in nearly every row.
+            let mut any = false;
+            match values.to_slice() {
+                Some(values) => values.iter().for_each(|x| any |= !x.is_finite()),
+                None => values.iter().for_each(|x| any |= !x.is_finite()),
+            }
+            if any {
+                let column = values.iter().position(|x| !x.is_finite())?;
+                return Some((row, column));
+            }
+        }
+        None
     }
 }
 

@@ -5,6 +5,8 @@ use std::ops::Range;
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, ShapeBuilder, s};
 
 use super::block::{Block, on_rows};
+use crate::kernels::Isa;
+use crate::kernels::vectorized::{Loops, vectorized};
 use crate::linalg::{Scalar, zeros};
 
 /// How many columns are walked side by side, so that rows stored either way are read in runs.
@@ -117,7 +119,9 @@ pub fn centered_by_rows<T: Scalar>(
     let mut first = 0;
     for block in blocks {
         let to = deviations.slice_mut(s![first..first + block.dim().0, ..]);
-        on_rows!(block, rows => copy_deviations(rows, &mean, to, &mut sums));
+        let (mean, sums) = (&mean, &mut sums);
+        let isa = Isa::detect();
+        on_rows!(block, rows => vectorized(isa, Deviations { rows, mean, to, sums }));
         first += block.dim().0;
     }
     correct(&mut mean, &sums.rest, count);
@@ -138,7 +142,8 @@ fn uncorrected(blocks: &[Block], width: usize) -> (usize, Mean) {
         offset: vec![0.0; width],
     };
     for block in blocks {
-        on_rows!(block, rows => add_distances(rows, &mut mean));
+        let mean = &mut mean;
+        on_rows!(block, rows => vectorized(Isa::detect(), Distances { rows, mean }));
     }
     mean.offset.iter_mut().for_each(|sum| *sum /= count as f64);
     (count, mean)
@@ -161,21 +166,31 @@ fn in_room<T: Scalar>(mut room: Vec<T>, rows: usize, columns: usize) -> Array2<T
     Array2::from_shape_vec((rows, columns).f(), room).expect("as many numbers as the shape has")
 }
 
-/// Adds the distances of rows from the origin to the offset; the first row of all is the origin.
-fn add_distances<F: Scalar>(rows: ArrayView2<F>, mean: &mut Mean) {
-    /// Columns whose sums stay in the first-level cache.
-    const COLUMNS: usize = 1024;
-    let rows = rows.as_standard_layout();
-    if mean.origin.is_empty() && rows.nrows() > 0 {
-        mean.origin = rows.row(0).iter().map(|x| x.as_f64()).collect();
-    }
-    for start in (0..rows.ncols()).step_by(COLUMNS) {
-        let columns = start..(start + COLUMNS).min(rows.ncols());
-        for row in rows.rows() {
-            let sums = mean.offset[columns.clone()].iter_mut();
-            let origins = &mean.origin[columns.clone()];
-            for ((sum, x), origin) in sums.zip(part(&row, columns.clone())).zip(origins) {
-                *sum += x.as_f64() - origin;
+/// Rows whose distances from the origin are to be added to the offset; the first row of all is the origin.
+struct Distances<'a, F> {
+    rows: ArrayView2<'a, F>,
+    mean: &'a mut Mean,
+}
+
+impl<F: Scalar> Loops for Distances<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        /// Columns whose sums stay in the first-level cache.
+        const COLUMNS: usize = 1024;
+        let (rows, mean) = (self.rows.as_standard_layout(), self.mean);
+        if mean.origin.is_empty() && rows.nrows() > 0 {
+            mean.origin = rows.row(0).iter().map(|x| x.as_f64()).collect();
+        }
+        for start in (0..rows.ncols()).step_by(COLUMNS) {
+            let columns = start..(start + COLUMNS).min(rows.ncols());
+            for row in rows.rows() {
+                let sums = mean.offset[columns.clone()].iter_mut();
+                let origins = &mean.origin[columns.clone()];
+                for ((sum, x), origin) in sums.zip(part(&row, columns.clone())).zip(origins) {
+                    *sum += x.as_f64() - origin;
+                }
             }
         }
     }
@@ -219,33 +234,41 @@ fn transpose_deviations<F: Scalar, T: Scalar>(
     }
 }
 
-/// Writes the deviations of rows to `to`, stored by rows; adds them to the sums.
-fn copy_deviations<F: Scalar, T: Scalar>(
-    rows: ArrayView2<F>,
-    mean: &Mean,
-    mut to: ArrayViewMut2<T>,
-    Sums { rest, squares }: &mut Sums,
-) {
-    /// Columns whose means and sums stay in the first-level cache.
-    const COLUMNS: usize = 512;
-    let rows = rows.as_standard_layout();
-    for start in (0..rest.len()).step_by(COLUMNS) {
-        let columns = start..(start + COLUMNS).min(rest.len());
-        let origins = &mean.origin[columns.clone()];
-        let offsets = &mean.offset[columns.clone()];
-        let rest = &mut rest[columns.clone()];
-        let squares = &mut squares[columns.clone()];
-        for (row, mut line) in rows.rows().into_iter().zip(to.rows_mut()) {
-            let line = line.as_slice_mut().expect("rows in one piece");
-            let means = origins.iter().zip(offsets);
-            let numbers = part(&row, columns.clone()).iter().zip(means);
-            let sums = rest.iter_mut().zip(squares.iter_mut());
-            let places = sums.zip(&mut line[columns.clone()]);
-            for ((x, (origin, offset)), ((rest, square), place)) in numbers.zip(places) {
-                let deviation = (x.as_f64() - origin) - offset;
-                *rest += deviation;
-                *square += deviation * deviation;
-                *place = T::of_f64(deviation);
+/// Rows whose deviations are to be written to `to`, stored by rows, and added to the sums.
+struct Deviations<'a, F, T> {
+    rows: ArrayView2<'a, F>,
+    mean: &'a Mean,
+    to: ArrayViewMut2<'a, T>,
+    sums: &'a mut Sums,
+}
+
+impl<F: Scalar, T: Scalar> Loops for Deviations<'_, F, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(mut self) {
+        /// Columns whose means and sums stay in the first-level cache.
+        const COLUMNS: usize = 512;
+        let rows = self.rows.as_standard_layout();
+        let Sums { rest, squares } = self.sums;
+        for start in (0..rest.len()).step_by(COLUMNS) {
+            let columns = start..(start + COLUMNS).min(rest.len());
+            let origins = &self.mean.origin[columns.clone()];
+            let offsets = &self.mean.offset[columns.clone()];
+            let rest = &mut rest[columns.clone()];
+            let squares = &mut squares[columns.clone()];
+            for (row, mut line) in rows.rows().into_iter().zip(self.to.rows_mut()) {
+                let line = line.as_slice_mut().expect("rows in one piece");
+                let means = origins.iter().zip(offsets);
+                let numbers = part(&row, columns.clone()).iter().zip(means);
+                let sums = rest.iter_mut().zip(squares.iter_mut());
+                let places = sums.zip(&mut line[columns.clone()]);
+                for ((x, (origin, offset)), ((rest, square), place)) in numbers.zip(places) {
+                    let deviation = (x.as_f64() - origin) - offset;
+                    *rest += deviation;
+                    *square += deviation * deviation;
+                    *place = T::of_f64(deviation);
+                }
             }
         }
     }
@@ -253,6 +276,7 @@ fn copy_deviations<F: Scalar, T: Scalar>(
 
 /// Some numbers of a row that lies in one piece. Loops over slices are the ones that the compiler
 /// makes vectors of.
+#[inline(always)]
 fn part<'a, F>(row: &'a ArrayView1<F>, columns: Range<usize>) -> &'a [F] {
     &row.as_slice().expect("rows in one piece")[columns]
 }

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use ndarray::{Array2, ArrayView2, Axis, concatenate, s};
+use ndarray::{Array2, ArrayView2, Axis, ShapeBuilder, concatenate, s};
 
 use super::PcaError;
 use super::block::{Block, on_rows};
@@ -21,18 +21,24 @@ use super::exchange::Exchange;
 use super::fit::{Rows, check_finite};
 use super::tasks::Tasks;
 use super::tree::{Merge, Plan, Step, take};
+use crate::kernels::Isa;
+use crate::kernels::vectorized::{Loops, vectorized};
 use crate::linalg::blas::{Transpose, gemm};
 use crate::linalg::{Scalar, by_columns, norms, qr, svd, zeros};
 
 /// Blocks that a thread gets at a time, so that none waits long for the others.
 const BLOCKS_A_THREAD: usize = 2;
 
+/// Rows of a block that are multiplied at a time: their deviations stay in the cache between the products.
+const ROWS_AT_ONCE: usize = 128;
+
 /// Blocks in work take no more than this together, unless it is one alone.
 const BYTES_AT_ONCE: usize = 1 << 30;
 
-/// Bytes of a block of so many rows of d columns in work: the rows as they came, their deviations, and l directions.
+/// Bytes of a block of so many rows of d columns in work: the rows as they came, the deviations of some, and l
+/// directions.
 fn bytes_of_block(block_rows: usize, d: usize, l: usize) -> usize {
-    f64::BYTES * d * (l + 2 * block_rows)
+    f64::BYTES * d * (l + block_rows + ROWS_AT_ONCE.min(block_rows))
 }
 
 /// How many blocks are in work at once on so many threads.
@@ -62,29 +68,29 @@ pub(super) struct Columns {
     pub norm: f64,
 }
 
-impl Columns {
-    /// The centred (and scaled) rows of a block, stored by rows.
-    fn deviations<T: Scalar>(&self, block: &Block) -> Array2<T> {
-        let mut deviations = Vec::with_capacity(block.dim().0 * block.dim().1);
-        on_rows!(block, rows => self.write_deviations(rows, &mut deviations));
-        Array2::from_shape_vec(block.dim(), deviations).expect("a number for each of the block's")
-    }
+/// Rows to be centred (and scaled).
+struct Deviations<'a, F, T> {
+    rows: ArrayView2<'a, F>,
+    columns: &'a Columns,
+    /// One row after another.
+    to: &'a mut [T],
+}
 
-    fn write_deviations<F: Scalar, T: Scalar>(&self, rows: ArrayView2<F>, to: &mut Vec<T>) {
-        let rows = rows.as_standard_layout();
-        let Mean { origin, offset } = &self.mean;
-        for row in rows.rows() {
+impl<F: Scalar, T: Scalar> Loops for Deviations<'_, F, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let rows = self.rows.as_standard_layout();
+        let Columns { mean, scale, .. } = self.columns;
+        for (row, to) in rows.rows().into_iter().zip(self.to.chunks_mut(scale.len())) {
             let row = row.to_slice().expect("rows in one piece");
-            let columns = origin.iter().zip(offset).zip(&self.scale);
-            to.extend(
-                row.iter()
-                    .zip(columns)
-                    .map(|(x, ((origin, offset), scale))| {
-                        let centred = (x.as_f64() - origin) - offset;
-                        // A feature of scale 0 is constant.
-                        T::of_f64(if *scale > 0.0 { centred / scale } else { 0.0 })
-                    }),
-            );
+            let columns = mean.origin.iter().zip(&mean.offset).zip(scale);
+            for ((to, x), ((origin, offset), scale)) in to.iter_mut().zip(row).zip(columns) {
+                let deviation = ((x.as_f64() - origin) - offset) / scale;
+                // A feature of scale 0 is constant.
+                *to = T::of_f64(if *scale > 0.0 { deviation } else { 0.0 });
+            }
         }
     }
 }
@@ -105,27 +111,28 @@ impl Image {
         directions: ArrayView2<T>,
         width: usize,
     ) -> Result<Image, PcaError> {
-        let deviations = columns.deviations::<T>(block);
-        // The transpose of a matrix that is stored by rows is stored by columns.
-        let x = deviations.t();
-        let mut y = zeros::<T>(deviations.nrows(), directions.ncols());
-        let (one, none) = (T::one(), T::zero());
-        let as_is = Transpose::No;
-        gemm(
-            one,
-            (x, Transpose::Yes),
-            (directions, as_is),
-            none,
-            y.view_mut(),
-        )?;
-        let mut z = zeros::<T>(deviations.ncols(), width);
-        gemm(
-            one,
-            (x, as_is),
-            (y.slice(s![.., ..width]), as_is),
-            none,
-            z.view_mut(),
-        )?;
+        let (n, d) = block.dim();
+        let (one, as_is) = (T::one(), Transpose::No);
+        let mut y = zeros::<T>(n, directions.ncols());
+        let mut z = zeros::<T>(d, width);
+        let mut deviations = vec![T::zero(); ROWS_AT_ONCE.min(n) * d];
+        for start in (0..n).step_by(ROWS_AT_ONCE) {
+            let strip = s![start..(start + ROWS_AT_ONCE).min(n), ..];
+            let mut y = y.slice_mut(strip);
+            let deviations = &mut deviations[..y.nrows() * d];
+            on_rows!(block, rows => {
+                let rows = rows.slice(strip);
+                let to = &mut *deviations;
+                vectorized(Isa::detect(), Deviations { rows, columns, to });
+            });
+            // What is stored by rows is, stored by columns, the transpose.
+            let x = ArrayView2::from_shape((d, y.nrows()).f(), &*deviations);
+            let x = x.expect("a number for each of the rows'");
+            let (turned, x) = ((x, Transpose::Yes), (x, as_is));
+            gemm(one, turned, (directions, as_is), T::zero(), y.view_mut())?;
+            let y = (y.slice(s![.., ..width]), as_is);
+            gemm(one, x, y, one, z.view_mut())?;
+        }
         let wide = |matrix: &Array2<T>| by_columns(matrix.mapv(|x| x.as_f64()).view());
         Ok(Image {
             r: qr::Factored::new(wide(&y))?.r(),

@@ -1,5 +1,7 @@
 //! Rows in the coordinates of the components, and what the components leave of them.
 
+use std::ops::Range;
+
 use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 
@@ -7,16 +9,18 @@ use super::block::{Block, on_rows};
 use super::certify::{CertificatePart, Mixes};
 use super::model::Model;
 use crate::kernels::Isa;
-use crate::kernels::projection::{PackedComponents, project, squared_norm};
+use crate::kernels::projection::{
+    PANEL, PackedComponents, Sum, add_products, add_rest_squares, total,
+};
+use crate::kernels::vectorized::{Loops, vectorized};
 use crate::linalg::Scalar;
 
-/// How many partial sums a dot product keeps. Eight fill the vector registers of every processor
-/// that p8 runs on, and the order of the additions is the same on all of them.
-const LANES: usize = 8;
+/// Rows that a thread takes at a time: so many that reading the components, which may be longer than any cache, costs
+/// less than multiplying with them.
+const ROWS_AT_ONCE: usize = 32;
 
-/// Rows that a thread takes at a time: enough to fill the kernel's tiles, few enough to stay in the
-/// second-level cache beside a panel of the components.
-const ROWS_AT_ONCE: usize = 16;
+/// Panels of columns that a thread takes at a time: the rows' entries there stay in the second-level cache.
+const PANELS_AT_ONCE: usize = 16;
 
 /// A block of rows after projection.
 #[derive(Debug, Clone)]
@@ -33,7 +37,8 @@ pub struct Projected {
 /// A model made ready to project many blocks.
 pub struct Projector<'a> {
     model: &'a Model,
-    components: PackedComponents,
+    /// The components, and behind them the directions of the probes of the evidence.
+    directions: PackedComponents,
     mixes: Mixes,
     /// What scores are divided by, `[k]`.
     deviations: Vec<f64>,
@@ -44,10 +49,14 @@ impl<'a> Projector<'a> {
     /// Makes a model ready.
     pub fn new(model: &'a Model) -> Self {
         let (k, width) = (model.k(), model.width());
-        let entries: Vec<f64> = model.components.iter().copied().collect();
+        let mut entries: Vec<f64> = model.components.iter().copied().collect();
+        let probes = &model.evidence.probes;
+        for probe in probes {
+            entries.extend(&probe.direction);
+        }
         Projector {
             model,
-            components: PackedComponents::new(&entries, k, width),
+            directions: PackedComponents::new(&entries, k + probes.len(), width),
             mixes: Mixes::of(model),
             deviations: if model.whiten {
                 model.deviations()
@@ -74,12 +83,7 @@ impl<'a> Projector<'a> {
             .map(|group| {
                 let first = group * ROWS_AT_ONCE;
                 let taken = first..(first + ROWS_AT_ONCE).min(n);
-                let count = taken.len();
-                let padded = self.components.padded_width();
-                let deviations = on_rows!(block, rows => {
-                    deviations(model, rows.slice(s![taken, ..]), padded)
-                });
-                project_rows(self.isa, model, &self.components, deviations, (count, k))
+                on_rows!(block, rows => self.project_rows(rows.slice(s![taken, ..])))
             })
             .collect();
         let projected: Vec<Row> = groups.into_iter().flatten().collect();
@@ -97,6 +101,102 @@ impl<'a> Projector<'a> {
             part,
         }
     }
+
+    /// Projects a few rows.
+    fn project_rows<F: Scalar>(&self, rows: ArrayView2<F>) -> Vec<Row> {
+        let (n, k) = (rows.nrows(), self.model.k());
+        let probes = self.model.evidence.probes.len();
+        let along = (k + probes).max(1);
+        let mut sums = vec![Sum::default(); n * (k + probes)];
+        let mut squares = vec![Sum::default(); n];
+        let mut rests = squares.clone();
+        let mut deviations = Vec::new();
+        for panels in self.panels() {
+            self.deviations(rows, &panels, &mut deviations);
+            let of = (&self.directions, panels);
+            add_products(self.isa, of, &deviations, (&mut sums, &mut squares));
+        }
+        let products: Vec<f64> = sums.iter().map(total).collect();
+        let scores = products.chunks(along).flat_map(|products| &products[..k]);
+        let scores: Vec<f64> = scores.copied().collect();
+        for panels in self.panels() {
+            self.deviations(rows, &panels, &mut deviations);
+            let of = (&self.directions, panels);
+            add_rest_squares(self.isa, of, &deviations, &scores, &mut rests);
+        }
+        (0..n)
+            .map(|row| Row {
+                scores: scores[row * k..(row + 1) * k].to_vec(),
+                squares: total(&squares[row]),
+                along_probes: products[row * (k + probes)..][k..k + probes].to_vec(),
+                rest: total(&rests[row]).sqrt(),
+            })
+            .collect()
+    }
+
+    /// The runs of panels that are taken at a time.
+    fn panels(&self) -> impl Iterator<Item = Range<usize>> {
+        let panels = self.directions.panels();
+        let starts = (0..panels).step_by(PANELS_AT_ONCE);
+        starts.map(move |start| start..(start + PANELS_AT_ONCE).min(panels))
+    }
+
+    /// The entries of rows in some panels, centred (and scaled), with zeros in the columns after the last.
+    fn deviations<F: Scalar>(
+        &self,
+        rows: ArrayView2<F>,
+        panels: &Range<usize>,
+        deviations: &mut Vec<f64>,
+    ) {
+        let width = panels.len() * PANEL;
+        let start = panels.start * PANEL;
+        let columns = start..(start + width).min(rows.ncols());
+        deviations.clear();
+        deviations.resize(rows.nrows() * width, 0.0);
+        let entries = Entries {
+            rows: rows.slice_move(s![.., columns.clone()]),
+            mean: &self.model.mean[columns.clone()],
+            scale: &self.model.scale[columns],
+            width,
+            to: deviations,
+        };
+        vectorized(self.isa, entries);
+    }
+}
+
+/// Entries of rows to be centred (and scaled).
+struct Entries<'a, F> {
+    rows: ArrayView2<'a, F>,
+    mean: &'a [f64],
+    scale: &'a [f64],
+    /// From a row to the next one in `to`.
+    width: usize,
+    to: &'a mut [f64],
+}
+
+impl<F: Scalar> Loops for Entries<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let places = self.to.chunks_mut(self.width);
+        for (row, to) in self.rows.rows().into_iter().zip(places) {
+            match row.as_slice() {
+                Some(row) => center(row, self.mean, self.scale, to),
+                None => center(&row.to_vec(), self.mean, self.scale, to),
+            }
+        }
+    }
+}
+
+/// Writes the deviations of some numbers from their means, over their scales.
+#[inline(always)]
+fn center<F: Scalar>(row: &[F], mean: &[f64], scale: &[f64], to: &mut [f64]) {
+    for ((to, x), (mean, scale)) in to.iter_mut().zip(row).zip(mean.iter().zip(scale)) {
+        let deviation = (x.as_f64() - mean) / scale;
+        // A feature of scale 0 is constant.
+        *to = if *scale > 0.0 { deviation } else { 0.0 };
+    }
 }
 
 /// One row after projection.
@@ -109,70 +209,6 @@ struct Row {
     along_probes: Vec<f64>,
     /// Norm of what the components leave.
     rest: f64,
-}
-
-/// The rows centred (and scaled), each with zeros up to `padded` numbers.
-fn deviations<F: Scalar>(model: &Model, rows: ArrayView2<F>, padded: usize) -> Vec<f64> {
-    let mut deviations = vec![0.0; rows.nrows() * padded];
-    for (row, deviations) in rows.rows().into_iter().zip(deviations.chunks_mut(padded)) {
-        let scales = model.mean.iter().zip(&model.scale);
-        for ((deviation, x), (mean, scale)) in deviations.iter_mut().zip(row).zip(scales) {
-            if *scale > 0.0 {
-                *deviation = (x.as_f64() - mean) / scale;
-            }
-        }
-    }
-    deviations
-}
-
-/// Projects centred rows.
-fn project_rows(
-    isa: Isa,
-    model: &Model,
-    components: &PackedComponents,
-    mut deviations: Vec<f64>,
-    (n, k): (usize, usize),
-) -> Vec<Row> {
-    let width = components.padded_width();
-    let squares: Vec<f64> = deviations.chunks(width).map(squared_norm).collect();
-    let along_probes: Vec<Vec<f64>> = deviations
-        .chunks(width)
-        .map(|row| {
-            let probes = model.evidence.probes.iter();
-            probes.map(|probe| dot(row, &probe.direction)).collect()
-        })
-        .collect();
-    let mut scores = vec![0.0; n * k];
-    project(isa, components, &mut deviations, &mut scores);
-    let rests = deviations.chunks(width).map(|row| squared_norm(row).sqrt());
-    let rows = squares.into_iter().zip(along_probes).zip(rests);
-    rows.enumerate()
-        .map(|(row, ((squares, along_probes), rest))| Row {
-            scores: scores[row * k..(row + 1) * k].to_vec(),
-            squares,
-            along_probes,
-            rest,
-        })
-        .collect()
-}
-
-/// The dot product of a row, which may be longer by zeros, and a direction, summed in a fixed order.
-fn dot(row: &[f64], direction: &[f64]) -> f64 {
-    let mut sums = [0.0; LANES];
-    let (row, _) = row.split_at(direction.len());
-    let (row_runs, row_rest) = row.as_chunks::<LANES>();
-    let (direction_runs, direction_rest) = direction.as_chunks::<LANES>();
-    for (x, y) in row_runs.iter().zip(direction_runs) {
-        for lane in 0..LANES {
-            sums[lane] += x[lane] * y[lane];
-        }
-    }
-    let rest: f64 = row_rest
-        .iter()
-        .zip(direction_rest)
-        .map(|(x, y)| x * y)
-        .sum();
-    sums.iter().sum::<f64>() + rest
 }
 
 #[cfg(test)]

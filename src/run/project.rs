@@ -56,7 +56,7 @@ pub fn project(
     let mut numbers = blocks.of_rank(context.comm.rank());
     let all = numbers.len();
     let mut line = Line::start(context.comm, context.settings.log, "scores");
-    let mut read: Vec<Block> = Vec::new();
+    let mut read: Vec<(usize, Block)> = Vec::new();
     loop {
         line.tell(|| format!("scores    block {} of {all} on this rank", parts.len()));
         // The pool projects what was read last, while this thread reads on.
@@ -65,7 +65,9 @@ pub fn project(
             scope.spawn(|_| {
                 std::mem::take(&mut read)
                     .into_par_iter()
-                    .map(|block| {
+                    .map(|(number, block)| {
+                        // The fit has looked at every number; a model that was fitted before has not seen these.
+                        pca::check_finite(number, &block.features)?;
                         let pca::Projected {
                             scores,
                             reconstruction_error,
@@ -77,7 +79,7 @@ pub fn project(
                             scores: scores.into_iter().collect(),
                             reconstruction_error,
                         };
-                        (to_bytes(&scored), part)
+                        Ok((to_bytes(&scored), part))
                     })
                     .collect_into_vec(&mut projected);
             });
@@ -85,7 +87,8 @@ pub fn project(
         })?;
         let last = next.is_empty();
         read = next;
-        for (bytes, part) in projected {
+        for projected in projected {
+            let (bytes, part) = projected.map_err(|error| blocks.failure(error))?;
             let bytes = bytes?;
             writer
                 .write_all(&(bytes.len() as u64).to_le_bytes())
@@ -111,7 +114,7 @@ fn read_some(
     numbers: &mut Range<usize>,
     blocks: &Blocks,
     threads: usize,
-) -> Result<Vec<Block>, Failure> {
+) -> Result<Vec<(usize, Block)>, Failure> {
     /// Blocks for each thread.
     const BLOCKS_A_THREAD: usize = 4;
     let (mut read, mut bytes) = (Vec::new(), 0);
@@ -120,11 +123,9 @@ fn read_some(
         && let Some(number) = numbers.next()
     {
         let block = (blocks.read)(number)?;
-        // The fit has looked at every number; a model that was fitted before has not seen these.
-        pca::check_finite(number, &block.features).map_err(|error| blocks.failure(error))?;
         let (rows, width) = block.features.dim();
         bytes += rows * width * block.features.number_bytes();
-        read.push(block);
+        read.push((number, block));
     }
     Ok(read)
 }
