@@ -1,7 +1,7 @@
 //! Norms that neither overflow nor underflow: everything is divided by the largest entry first. They
 //! are computed in f64 for both precisions.
 
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
 
 use super::scalar::Scalar;
 
@@ -34,28 +34,53 @@ pub fn frobenius<T: Scalar>(matrix: &Array2<T>) -> f64 {
 /// cache when they are stored one after another, and rows are read in runs when those are.
 const PANEL: usize = 64;
 
+/// Squares of numbers between these neither overflow nor vanish beside the largest one.
+const SAFE: std::ops::Range<f64> = 1e-140..1e140;
+
 /// The Euclidean norms of the columns of a matrix `[rows, columns]`, stored either way.
 pub fn of_columns<T: Scalar>(matrix: ArrayView2<T>) -> Vec<f64> {
     let mut norms = Vec::with_capacity(matrix.ncols());
     for panel in matrix.axis_chunks_iter(Axis(1), PANEL) {
         let mut units = vec![0.0_f64; panel.ncols()];
         for row in panel.rows() {
-            for (largest, x) in units.iter_mut().zip(row) {
-                *largest = largest.max(x.as_f64().abs());
-            }
-        }
-        for unit in &mut units {
-            *unit = unit_for(*unit);
+            for_each(row, &mut units, |largest, x| {
+                *largest = largest.max(x.abs())
+            });
         }
         let mut sums = vec![0.0; panel.ncols()];
-        for row in panel.rows() {
-            for ((sum, unit), x) in sums.iter_mut().zip(&units).zip(row) {
-                *sum += (x.as_f64() / unit) * (x.as_f64() / unit);
+        if units.iter().all(|largest| SAFE.contains(largest)) {
+            units.fill(1.0);
+            for row in panel.rows() {
+                for_each(row, &mut sums, |sum, x| *sum += x * x);
+            }
+        } else {
+            for unit in &mut units {
+                *unit = unit_for(*unit);
+            }
+            for row in panel.rows() {
+                for ((sum, unit), x) in sums.iter_mut().zip(&units).zip(row) {
+                    *sum += (x.as_f64() / unit) * (x.as_f64() / unit);
+                }
             }
         }
         norms.extend(units.iter().zip(&sums).map(|(unit, sum)| unit * sum.sqrt()));
     }
     norms
+}
+
+/// Does something with every number of a row and its place among others.
+#[inline(always)]
+fn for_each<T: Scalar>(row: ArrayView1<T>, places: &mut [f64], work: impl Fn(&mut f64, f64)) {
+    match row.to_slice() {
+        Some(row) => places
+            .iter_mut()
+            .zip(row)
+            .for_each(|(place, x)| work(place, x.as_f64())),
+        None => places
+            .iter_mut()
+            .zip(row)
+            .for_each(|(place, x)| work(place, x.as_f64())),
+    }
 }
 
 #[cfg(test)]

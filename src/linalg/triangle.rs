@@ -4,6 +4,7 @@
 //! defects of the caller and panic.
 
 use std::ffi::{c_char, c_int};
+use std::ops::Range;
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
@@ -135,10 +136,18 @@ fn triangle(
     Ok(())
 }
 
-/// The upper triangle of `a a^T`, for a `[n, m]`, into g `[n, n]`, whose other entries stay as they are.
+/// The upper triangle of `op(a) op(a)^T`, for op(a) `[n, m]`, into g `[n, n]`, whose other entries stay as they are.
 /// m n^2 operations.
-pub fn gram<T: Scalar>(a: ArrayView2<T>, mut g: ArrayViewMut2<T>) -> Result<(), LinalgError> {
-    assert_eq!(g.dim(), (a.nrows(), a.nrows()), "gram: shapes");
+pub fn gram<T: Scalar>(
+    (a, transpose): (ArrayView2<T>, Transpose),
+    mut g: ArrayViewMut2<T>,
+) -> Result<(), LinalgError> {
+    let (n, _) = transpose.of(a.dim());
+    assert_eq!(g.dim(), (n, n), "gram: shapes");
+    let rows = |run: Range<usize>| match transpose {
+        Transpose::No => a.slice(s![run, ..]),
+        Transpose::Yes => a.slice(s![.., run]),
+    };
     let strips = g.axis_chunks_iter_mut(Axis(1), GRAM_TILE).enumerate();
     let tiles: Vec<_> = strips
         .flat_map(|(column, strip)| {
@@ -149,14 +158,12 @@ pub fn gram<T: Scalar>(a: ArrayView2<T>, mut g: ArrayViewMut2<T>) -> Result<(), 
         })
         .collect();
     tiles.into_par_iter().try_for_each(|(row, column, tile)| {
-        let (left, right) = (
-            a.slice(s![row..row + tile.nrows(), ..]),
-            a.slice(s![column..column + tile.ncols(), ..]),
-        );
+        let left = (rows(row..row + tile.nrows()), transpose);
         if row == column {
             return syrk(left, tile);
         }
-        let (left, right) = ((left, Transpose::No), (right, Transpose::Yes));
+        let right = rows(column..column + tile.ncols());
+        let right = (right, transpose.other());
         gemm(T::one(), left, right, T::zero(), tile)
     })
 }
@@ -173,18 +180,24 @@ fn split_rows<T>(mut a: ArrayViewMut2<T>, height: usize) -> Vec<ArrayViewMut2<T>
     runs
 }
 
-/// The upper triangle of `a a^T`, for a `[n, m]`, into c `[n, n]`.
-fn syrk<T: Scalar>(a: ArrayView2<T>, mut c: ArrayViewMut2<T>) -> Result<(), LinalgError> {
+/// The upper triangle of `op(a) op(a)^T`, for op(a) `[n, m]`, into c `[n, n]`.
+fn syrk<T: Scalar>(
+    (a, transpose): (ArrayView2<T>, Transpose),
+    mut c: ArrayViewMut2<T>,
+) -> Result<(), LinalgError> {
     let routine = T::ROUTINES.syrk;
-    let (n, m, leading_a) = shape(routine.name, a)?;
-    let (_, _, leading_c) = shape(routine.name, c.view())?;
-    assert_eq!(c.dim(), (a.nrows(), a.nrows()), "{}: shapes", routine.name);
-    // SAFETY: a is n x m and c is n x n, checked above, at the distances that `shape` found; c is
+    let (_, _, leading_a) = shape(routine.name, a)?;
+    let (n, columns, leading_c) = shape(routine.name, c.view())?;
+    let (rows, m) = transpose.of(a.dim());
+    assert_eq!(c.dim(), (rows, rows), "{}: shapes", routine.name);
+    assert_eq!(n, columns, "{}: a square of products", routine.name);
+    let m = c_int::try_from(m).expect("`shape` took both sides of a");
+    // SAFETY: op(a) is n x m and c is n x n, checked above, at the distances that `shape` found; c is
     // borrowed alone.
     unsafe {
         (routine.call)(
             &(b'U' as c_char),
-            &Transpose::No.letter(),
+            &transpose.letter(),
             &n,
             &m,
             &T::one(),
@@ -374,7 +387,10 @@ mod tests {
             let a = by_columns(hostile::uniform(m, n, 10).view());
             let mut g = zeros(n, n);
             g.fill(7.0);
-            gram(by_columns(a.t()).view(), g.view_mut()).unwrap();
+            gram((by_columns(a.t()).view(), Transpose::No), g.view_mut()).unwrap();
+            assert!(close(&upper(&g), &upper(&a.t().dot(&a))), "{m} x {n}");
+            g.fill(7.0);
+            gram((a.view(), Transpose::Yes), g.view_mut()).unwrap();
             assert!(close(&upper(&g), &upper(&a.t().dot(&a))), "{m} x {n}");
         }
     }
@@ -394,7 +410,7 @@ mod tests {
                     continue;
                 }
                 let mut r = zeros(n, n);
-                gram(by_columns(a.t()).view(), r.view_mut()).unwrap();
+                gram((by_columns(a.view()).view(), Transpose::Yes), r.view_mut()).unwrap();
                 cholesky(r.view_mut()).unwrap();
                 assert!(close(&r, &upper(&r)), "{name} {n}");
                 let norm = crate::linalg::norms::frobenius(&a);

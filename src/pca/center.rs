@@ -52,37 +52,74 @@ impl Mean {
 /// "Algorithms for computing the sample variance", 1983), after a shift by the first row; in f64 for
 /// both precisions. The correction, of the order of eps times the spread, goes to the mean alone: in
 /// the rows it would be lost in their own rounding.
-pub fn subtract_mean<T: Scalar>(mut rows: ArrayViewMut2<T>) -> Mean {
-    let n = rows.nrows() as f64;
-    let mut mean = Mean {
-        origin: Vec::new(),
-        offset: Vec::new(),
-    };
-    for mut panel in rows.axis_chunks_iter_mut(Axis(1), PANEL) {
-        let origin: Vec<f64> = panel.row(0).iter().map(|x| x.as_f64()).collect();
-        let mut offset = vec![0.0; origin.len()];
-        for row in panel.rows() {
-            for ((sum, x), origin) in offset.iter_mut().zip(row).zip(&origin) {
-                *sum += x.as_f64() - origin;
+pub fn subtract_mean<T: Scalar>(rows: ArrayViewMut2<T>) -> Mean {
+    vectorized(Isa::detect(), SubtractMean(rows))
+}
+
+struct SubtractMean<'a, T>(ArrayViewMut2<'a, T>);
+
+impl<T: Scalar> Loops for SubtractMean<'_, T> {
+    type Output = Mean;
+
+    #[inline(always)]
+    fn run(mut self) -> Mean {
+        let n = self.0.nrows() as f64;
+        let mut mean = Mean {
+            origin: Vec::new(),
+            offset: Vec::new(),
+        };
+        for mut panel in self.0.axis_chunks_iter_mut(Axis(1), PANEL) {
+            let origin: Vec<f64> = panel.row(0).iter().map(|x| x.as_f64()).collect();
+            let mut offset = vec![0.0; origin.len()];
+            for row in panel.rows() {
+                match row.to_slice() {
+                    Some(row) => add_distances(row.iter(), &origin, &mut offset),
+                    None => add_distances(row.iter(), &origin, &mut offset),
+                }
             }
-        }
-        offset.iter_mut().for_each(|sum| *sum /= n);
-        let mut rest = vec![0.0; origin.len()];
-        for mut row in panel.rows_mut() {
-            let means = origin.iter().zip(&offset);
-            for ((x, (origin, offset)), rest) in row.iter_mut().zip(means).zip(&mut rest) {
-                let deviation = (x.as_f64() - origin) - offset;
-                *rest += deviation;
-                *x = T::of_f64(deviation);
+            offset.iter_mut().for_each(|sum| *sum /= n);
+            let mut rest = vec![0.0; origin.len()];
+            for mut row in panel.rows_mut() {
+                let mean = (origin.as_slice(), offset.as_slice());
+                match row.as_slice_mut() {
+                    Some(row) => subtract(row.iter_mut(), mean, &mut rest),
+                    None => subtract(row.iter_mut(), mean, &mut rest),
+                }
             }
+            for (offset, rest) in offset.iter_mut().zip(&rest) {
+                *offset += rest / n;
+            }
+            mean.origin.extend(origin);
+            mean.offset.extend(offset);
         }
-        for (offset, rest) in offset.iter_mut().zip(&rest) {
-            *offset += rest / n;
-        }
-        mean.origin.extend(origin);
-        mean.offset.extend(offset);
+        mean
     }
-    mean
+}
+
+/// Adds the distances of a row from the origin to the sums.
+#[inline(always)]
+fn add_distances<'a, T: Scalar>(
+    row: impl Iterator<Item = &'a T>,
+    origin: &[f64],
+    sums: &mut [f64],
+) {
+    for ((sum, x), origin) in sums.iter_mut().zip(row).zip(origin) {
+        *sum += x.as_f64() - origin;
+    }
+}
+
+/// Subtracts the mean from a row, and adds what it leaves to the sums.
+#[inline(always)]
+fn subtract<'a, T: Scalar>(
+    row: impl Iterator<Item = &'a mut T>,
+    (origin, offset): (&[f64], &[f64]),
+    sums: &mut [f64],
+) {
+    for ((x, (origin, offset)), sum) in row.zip(origin.iter().zip(offset)).zip(sums) {
+        let deviation = (x.as_f64() - origin) - offset;
+        *sum += deviation;
+        *x = T::of_f64(deviation);
+    }
 }
 
 /// The rows of blocks, at least one row in all, minus their mean, and the mean: the same numbers as
@@ -180,17 +217,18 @@ impl<F: Scalar> Loops for Distances<'_, F> {
         /// Columns whose sums stay in the first-level cache.
         const COLUMNS: usize = 1024;
         let (rows, mean) = (self.rows.as_standard_layout(), self.mean);
-        if mean.origin.is_empty() && rows.nrows() > 0 {
+        if rows.is_empty() {
+            return;
+        }
+        if mean.origin.is_empty() {
             mean.origin = rows.row(0).iter().map(|x| x.as_f64()).collect();
         }
         for start in (0..rows.ncols()).step_by(COLUMNS) {
             let columns = start..(start + COLUMNS).min(rows.ncols());
+            let origin = &mean.origin[columns.clone()];
+            let sums = &mut mean.offset[columns.clone()];
             for row in rows.rows() {
-                let sums = mean.offset[columns.clone()].iter_mut();
-                let origins = &mean.origin[columns.clone()];
-                for ((sum, x), origin) in sums.zip(part(&row, columns.clone())).zip(origins) {
-                    *sum += x.as_f64() - origin;
-                }
+                add_distances(part(&row, columns.clone()).iter(), origin, sums);
             }
         }
     }

@@ -52,7 +52,7 @@ pub struct Approximation {
 /// What `tsqr` or `wide` computed on the way to its components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Route {
-    /// Whether the products of the columns came first.
+    /// Whether the products of the columns, with `wide` of the rows, came first.
     pub products: bool,
     /// Directions of the pass over the rows that was to confirm them; 0 where there was none.
     pub directions: usize,

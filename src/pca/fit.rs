@@ -77,9 +77,9 @@ pub struct PcaSettings {
     /// Bytes that a rank may take for it, the same on every rank; `None`: as many as it needs. It
     /// decides only what [`Solver::Auto`] becomes.
     pub memory: Option<f64>,
-    /// Whether the evidence keeps the factor of the rows for [`Verification`](super::Verification). Of `tsqr`, where it
-    /// factors at least as many rows as columns, that is R; of `wide` it is R and sums over the columns, for which Q
-    /// is applied to all unit vectors.
+    /// Whether the evidence keeps the factor of the rows for [`Verification`](super::Verification), where there is one.
+    /// Of `tsqr`, where it factors at least as many rows as columns, that is R; of `wide` it is R and sums over the
+    /// columns, for which Q is applied to all unit vectors.
     pub keep_factor: bool,
 }
 
@@ -120,7 +120,7 @@ pub(super) struct Solution {
     pub spectrum: Spectrum,
     pub choice: Choice,
     pub evidence: Evidence,
-    /// Why the products of the columns, which were tried first, were not enough.
+    /// Why the products of the columns, or of the rows, which were tried first, were not enough.
     pub refused: Option<String>,
 }
 
@@ -168,12 +168,16 @@ pub fn fit(
         evidence,
         refused,
     } = solution;
+    let (products, judges) = match solver {
+        Solver::Wide => ("rows", "columns"),
+        _ => ("columns", "rows"),
+    };
     let solver_reason = match (refused, evidence.route) {
         (Some(refused), _) => {
-            format!("{solver_reason}; the products of columns do not tell: {refused}")
+            format!("{solver_reason}; the products of {products} do not tell: {refused}")
         }
         (None, Route { products: true, .. }) => {
-            format!("{solver_reason}; from the products of columns, which the rows confirm")
+            format!("{solver_reason}; from the products of {products}, which the {judges} confirm")
         }
         (None, _) => solver_reason,
     };

@@ -17,6 +17,7 @@ use rayon::prelude::*;
 use super::block::Block;
 use super::center::{Mean, centered_by_rows};
 use super::leaf::{Joined, Node, TreeNode};
+use crate::linalg::blas::Transpose;
 use crate::linalg::{LinalgError, Scalar, triangle, zeros};
 
 /// What the tree keeps of a set of rows: a node with the products of the rows minus their mean in the place of R,
@@ -54,7 +55,7 @@ impl<P: Scalar> TreeNode for Gram<P> {
         drop(blocks);
         let rows = deviations.nrows() as u64;
         let mut products = zeros::<P>(width, width);
-        triangle::gram(deviations.t(), products.view_mut())?;
+        triangle::gram((deviations.t(), Transpose::No), products.view_mut())?;
         let mut r = P::widened(products);
         r.diag_mut().assign(&Array1::from(squares));
         let memory = deviations.into_raw_vec_and_offset().0;

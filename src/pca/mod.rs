@@ -10,7 +10,8 @@
 //! - `tree`: the schedule of the merges, as data;
 //! - `solver`: which solver, from shape and memory;
 //! - `tsqr`, `wide`: the solvers for many rows and for many columns; they walk the schedule;
-//! - `products`: what `tsqr` tries first, for few components;
+//! - `column_tree`: the tree of `wide`, which gives Q too;
+//! - `products`, `wide_products`: what `tsqr` and `wide` try first, for few components;
 //! - `passes`: further passes over the rows, for directions that are known already;
 //! - `randomized`: the solver that approximates, where neither fits in memory;
 //! - `decompose`, `spectrum`: the SVD of the R factor, and how many components to keep;
@@ -26,6 +27,7 @@
 mod block;
 mod center;
 mod certify;
+mod column_tree;
 mod decompose;
 mod evidence;
 mod exchange;
@@ -46,6 +48,7 @@ mod tsqr;
 mod verify;
 mod verify_factor;
 mod wide;
+mod wide_products;
 
 #[cfg(test)]
 mod golden;

@@ -104,6 +104,11 @@ pub(super) struct Image {
 }
 
 impl Image {
+    /// From R, stored by columns, and Z, whose first columns R has.
+    pub fn new(r: Array2<f64>, z: Array2<f64>) -> Self {
+        Image { r, z }
+    }
+
     /// The image of a block.
     fn of<T: Scalar>(
         block: &Block,

@@ -44,7 +44,7 @@ use super::spectrum::Spectrum;
 use super::tsqr::{plan, reduce, standard_deviations};
 use crate::linalg::partial_eigen::leading;
 use crate::linalg::partial_svd::Outcome;
-use crate::linalg::{Scalar, norms, sign, zeros};
+use crate::linalg::{Scalar, norms, sign, svd, zeros};
 
 /// Columns whose squares add up to less than this may have lost digits, or other columns' products with them: the
 /// deviations, or their squares, come near the smallest numbers of the precision.
@@ -115,8 +115,8 @@ fn solve_in<P: Scalar>(
     let root = walk.root_rank();
     let (numbers, components) = match confirmed {
         Some(Ok(confirmed)) => {
-            let mut message = vec![confirmed.residual];
-            message.extend(confirmed.spectrum.to_message());
+            let mut message = vec![confirmed.checked.residual];
+            message.extend(confirmed.checked.spectrum.to_message());
             (Ok(message), Some(confirmed.components))
         }
         Some(Err(reason)) => (Err(reason), None),
@@ -266,7 +266,7 @@ fn share(
 }
 
 /// Gives every rank the numbers or the reason of the root; the others' are not looked at.
-fn broadcast_result(
+pub(super) fn broadcast_result(
     comm: &impl Exchange,
     root: usize,
     result: Result<Vec<f64>, String>,
@@ -284,28 +284,31 @@ fn broadcast_result(
     Ok(numbers)
 }
 
-/// What the rows say.
-struct Confirmed {
-    spectrum: Spectrum,
-    /// `[k, d]`.
-    components: Array2<f64>,
+/// Triplets that were checked.
+pub(super) struct Checked {
+    pub spectrum: Spectrum,
+    /// Of the image: the values, and the vectors that turn those that were checked.
+    pub svd: svd::Svd,
     /// The largest `|X^T u - s v|` over the norm of the rows.
-    residual: f64,
+    pub residual: f64,
 }
 
-/// The components, where the image of the rows confirms the vectors; else why not.
-fn confirm(
+/// Checks approximate singular vectors `[any, k]` by their image: the triplets, where their residuals are no more than
+/// rounding, all of them are above rounding, and X is along some more directions, the last ones of the image, as long
+/// as `lengths` say; else why not. The rows have this norm and n rows of d columns.
+pub(super) fn check(
     image: &Image,
-    found: &Found,
+    vectors: &Array2<f64>,
+    norm: f64,
+    lengths: &[f64],
     settings: &PcaSettings,
     (n, d): (usize, usize),
-) -> Result<Result<Confirmed, String>, PcaError> {
+) -> Result<Result<Checked, String>, PcaError> {
     let svd = match image.values() {
         Ok(svd) => svd,
         Err(error) => return Ok(Err(error.to_string())),
     };
-    let residuals = image.residuals(&svd, &product(&found.vectors, &svd)?)?;
-    let norm = found.columns.norm;
+    let residuals = image.residuals(&svd, &product(vectors, &svd)?)?;
     let spectrum = Spectrum {
         values: svd.values.clone(),
         complete: false,
@@ -321,38 +324,65 @@ fn confirm(
             )));
         }
     }
-    let k = found.vectors.ncols();
+    let k = vectors.ncols();
     if spectrum.choose(settings, n, d).k != k {
         let reason = "not all of the components that they show are above rounding";
         return Ok(Err(reason.into()));
     }
     // Of products that were lost the vectors would know nothing; random directions do.
     let allowed = THRESHOLD * settings.precision.eps() * (n.max(d) as f64).sqrt() * norm;
-    let lengths = norms::of_columns(image.r.slice(s![.., k..]));
-    for (probe, length) in found.evidence.probes.iter().zip(lengths) {
-        let difference = (probe.length - length).abs();
+    let measured = norms::of_columns(image.r.slice(s![.., k..]));
+    for (length, measured) in lengths.iter().zip(measured) {
+        let difference = (length - measured).abs();
         if difference.is_nan() || difference > allowed {
             return Ok(Err(format!(
                 "a random direction differs by {difference:.1e}, more than {allowed:.1e}"
             )));
         }
     }
-    let basis = qr_basis(image.turned(&svd)?)?;
-    let mut components = basis.t().as_standard_layout().into_owned();
-    sign::fix(&mut components);
-    Ok(Ok(Confirmed {
+    Ok(Ok(Checked {
         spectrum,
-        components,
+        svd,
         residual: residuals.into_iter().fold(0.0, f64::max) / norm,
     }))
 }
 
+/// What the rows say.
+struct Confirmed {
+    checked: Checked,
+    /// `[k, d]`.
+    components: Array2<f64>,
+}
+
+/// The components, where the image of the rows confirms the vectors; else why not.
+fn confirm(
+    image: &Image,
+    found: &Found,
+    settings: &PcaSettings,
+    shape: (usize, usize),
+) -> Result<Result<Confirmed, String>, PcaError> {
+    let probes = found.evidence.probes.iter();
+    let lengths: Vec<f64> = probes.map(|probe| probe.length).collect();
+    let (vectors, norm) = (&found.vectors, found.columns.norm);
+    let checked = match check(image, vectors, norm, &lengths, settings, shape)? {
+        Ok(checked) => checked,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let basis = qr_basis(image.turned(&checked.svd)?)?;
+    let mut components = basis.t().as_standard_layout().into_owned();
+    sign::fix(&mut components);
+    Ok(Ok(Confirmed {
+        checked,
+        components,
+    }))
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use ndarray::s;
 
     use super::*;
-    use crate::linalg::{by_columns, hostile, norms, svd};
+    use crate::linalg::{by_columns, hostile};
     use crate::pca::center::subtract_mean;
     use crate::pca::exchange::threads;
     use crate::pca::tree::even_runs;
@@ -362,7 +392,7 @@ mod tests {
 
     const BLOCK: usize = 64;
 
-    fn settings(precision: Precision, components: Components) -> PcaSettings {
+    pub fn settings(precision: Precision, components: Components) -> PcaSettings {
         PcaSettings {
             components,
             standardize: false,
@@ -386,7 +416,7 @@ mod tests {
     ///
     /// The first block is empty, and all that the first of several ranks has, so that the tree over leaves and the one
     /// over blocks have different ranks at their roots.
-    fn model(x: &Array2<f64>, settings: PcaSettings, ranks: usize) -> Model {
+    pub fn model(x: &Array2<f64>, settings: PcaSettings, ranks: usize) -> Model {
         let n = x.nrows();
         let mut lengths = vec![0];
         lengths.extend((0..n).step_by(BLOCK).map(|i| BLOCK.min(n - i)));
@@ -406,7 +436,7 @@ mod tests {
             let own = rows.blocks_of(rank.rank());
             let parts = own.map(|at| projector.project(&block(x, at)).part);
             let parts = gather_parts(rank, parts.collect());
-            if let Some(parts) = parts.filter(|_| model.total_variance > 1e-300) {
+            if let Some(parts) = parts.filter(|_| (1e-300..1e300).contains(&model.total_variance)) {
                 certify(&model, &parts).verdict().unwrap();
             }
             (model, counted.sent())
@@ -427,7 +457,7 @@ mod tests {
     }
 
     /// Singular values and vectors of the centred rows by LAPACK.
-    fn exact(x: &Array2<f64>) -> svd::Svd {
+    pub fn exact(x: &Array2<f64>) -> svd::Svd {
         let mut centered = by_columns(x.view());
         subtract_mean(centered.view_mut());
         svd::svd(centered).unwrap()
@@ -574,7 +604,8 @@ mod tests {
             confirm(&image, found, &settings, (n, d)).unwrap()
         };
         let good = confirmed(&found).unwrap();
-        assert!(good.residual < 1e-14, "{}", good.residual);
+        let residual = good.checked.residual;
+        assert!(residual < 1e-14, "{residual}");
         let products = good.components.dot(&good.components.t());
         assert!(norms::frobenius(&(products - Array2::<f64>::eye(k))) < 1e-14);
         // Random directions are longer than the products say.

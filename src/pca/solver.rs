@@ -15,8 +15,8 @@ use crate::linalg::Scalar;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Solver {
-    /// `tsqr` for at least as many rows as columns, without its QR where the rows confirm what a shortcut gives, else
-    /// `wide`; `randomized` where neither fits in memory
+    /// `tsqr` for at least as many rows as columns, else `wide`, without a QR where the features confirm what a shortcut
+    /// gives; `randomized` where neither fits in memory
     Auto,
     /// QR of the rows in a tree; needs memory for columns x columns
     Tsqr,
@@ -48,7 +48,7 @@ const BLOCK_ROWS: usize = 128;
 /// (f32) and in the precision of the factorisation (of products f64), for one more the rows as they came, and four
 /// triangles of d x d; the pass that confirms products has those no longer and takes less, unless there are
 /// hundreds of components and threads. With `wide` they are this rank's columns of all rows, twice beside their
-/// orthogonal factor, and three matrices of n x n. A factor that is kept adds a triangle, and with `wide` two
+/// orthogonal factor, and three matrices of n x n; where the products of rows are confirmed, it takes less. A factor that is kept adds a triangle, and with `wide` two
 /// sums of n x n. With `randomized` they are a few matrices of d
 /// rows and as many columns as there are random directions, and the blocks of rows in work.
 pub fn memory_bytes(

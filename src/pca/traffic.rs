@@ -66,7 +66,8 @@ impl<C: Exchange> Exchange for Counted<'_, C> {
 /// d k numbers for each node of the pass between them. With `wide` they are the columns of other ranks, twice the nodes that
 /// travel (R up, n^2 / 2 numbers, coefficients down, n k) and the components of the own columns; with
 /// every k go two random directions for the certificate, and down also n unit vectors where the exact
-/// checks need Q. With `randomized` they are d l numbers for each node that travels and pass over the
+/// checks need Q; the products of rows are n^2 / 2 numbers more for each node that travels, and their confirmation
+/// n k and a few k^2. With `randomized` they are d l numbers for each node that travels and pass over the
 /// rows, for l = k + 10 directions; `k` is then the number that was asked for.
 pub fn predicted_bytes(
     (solver, route): (Solver, Route),
@@ -97,12 +98,29 @@ pub fn predicted_bytes(
                     }
                 }
             }
+            let triangle = |order: usize| order * (order + 1) / 2;
+            let images = route.directions + evidence::PROBES;
             for step in &plan.steps {
-                if let Step::Merge { at, from, .. } = *step
-                    && at != from
-                {
-                    sent[from] += (precision.bytes() * n * (n + 1) / 2) as u64;
-                    sent[at] += (precision.bytes() * n * back) as u64;
+                let Step::Merge { at, from, .. } = *step else {
+                    continue;
+                };
+                if at == from {
+                    continue;
+                }
+                let mut add = |rank: usize, numbers: usize, bytes: usize| {
+                    sent[rank] += (numbers * bytes) as u64;
+                };
+                if route.products {
+                    add(from, triangle(n), f64::BYTES);
+                }
+                if route.directions > 0 {
+                    add(from, n * route.directions + triangle(images), f64::BYTES);
+                }
+                if route.factor {
+                    add(from, triangle(n), precision.bytes());
+                    add(at, n * back, precision.bytes());
+                } else {
+                    add(at, images * images, f64::BYTES);
                 }
             }
         }

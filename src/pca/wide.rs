@@ -14,6 +14,8 @@
 //! leaf        V_j = Q_j [C_j; 0]         the components' entries for its columns
 //! ```
 //!
+//! Before that, where few components are wanted, `wide_products` tries what the products of the rows say.
+//!
 //! Where the exact checks need it (`verify_factor`), X X^T is summed before the leaves are factored, and the way back
 //! is also walked with all unit vectors.
 //!
@@ -31,17 +33,18 @@ use rayon::prelude::*;
 use super::PcaError;
 use super::block::{Block, on_rows};
 use super::center::subtract_mean;
+use super::column_tree::{Tree, add_widened};
 use super::decompose::{Decomposed, decompose};
-use super::evidence::{self, ColumnSums, Evidence, KeptFactor};
+use super::evidence::{self, ColumnSums, Evidence, KeptFactor, Route};
 use super::exchange::Exchange;
 use super::fit::{PcaSettings, Rows, Solution, broadcast_components, check_finite};
-use super::leaf::{pack, unpack};
+use super::products::Tried;
 use super::spectrum::{Choice, Spectrum};
-use super::tree::{Merge, Plan, Step, even_runs, partner, take};
+use super::tree::{Plan, even_runs, partner, take};
 use super::tsqr::standard_deviations;
-use super::verify_factor::add_products;
+use super::wide_products;
 use crate::linalg::partial_svd::Side;
-use crate::linalg::{LinalgError, Scalar, by_columns, norms, qr, sign, zeros};
+use crate::linalg::{Scalar, norms, qr, sign, zeros};
 
 /// A block of columns has at least this many for each row: with more of them a rank would have fewer blocks for
 /// its threads, with less the merges would take more of the operations, at a lower rate.
@@ -80,26 +83,39 @@ pub(super) fn solve<T: Scalar>(
     let (columns, plan) = plan(n, d, comm.size());
     let owner: Vec<usize> = plan.leaves.iter().map(|leaf| leaf.owner).collect();
     let slices = exchange::<T>(comm, rows, read, &columns, &owner)?;
-    let centered: Vec<_> = slices
+    let centered: BTreeMap<_, _> = slices
         .into_par_iter()
         .map(|(leaf, slice)| Ok((leaf, center(slice, settings.standardize)?)))
         .collect::<Result<_, PcaError>>()?;
+    let mut route = Route::FACTOR;
+    let mut refused = None;
+    if wide_products::are_worth_trying(settings, n) {
+        let tree = (&plan, columns.as_slice());
+        match wide_products::solve(comm, tree, (&centered, n), settings)? {
+            Tried::Confirmed(solution) => return Ok(*solution),
+            Tried::Refused(tried, reason) => {
+                route = Route {
+                    factor: true,
+                    ..tried
+                };
+                refused = Some(reason);
+            }
+        }
+    }
     let products = settings
         .keep_factor
         .then(|| sum_of_products(n, centered.iter().map(|(_, (_, slice))| slice)));
-    let mut tree = Tree {
-        leaves: BTreeMap::new(),
-        merges: BTreeMap::new(),
-    };
     let mut centers = BTreeMap::new();
+    let mut leaves = BTreeMap::new();
     let factored: Vec<_> = centered
         .into_par_iter()
         .map(|(leaf, (center, slice))| Ok((leaf, center, qr::Factored::new(slice)?)))
         .collect::<Result<_, PcaError>>()?;
     for (leaf, center, factored) in factored {
         centers.insert(leaf, center);
-        tree.leaves.insert(leaf, factored);
+        leaves.insert(leaf, factored);
     }
+    let mut tree = Tree::new(leaves);
     let mut decomposed = tree
         .reduce(comm, &plan, n)?
         .map(|r| {
@@ -143,16 +159,22 @@ pub(super) fn solve<T: Scalar>(
         start
     });
     let vectors = tree.back(comm, &plan, start, (n, columns_back))?;
-    let mut solution = gather(
-        comm,
-        &plan,
-        &columns,
-        centers,
-        vectors,
-        (spectrum, choice),
-        decomposed,
-    )?;
-    solution.evidence.route.whole_q = factor.is_some();
+    let evidence_of = |directions: Array2<f64>| match decomposed {
+        Some(root) => Evidence {
+            orthogonality: Some(evidence::distortion(&directions, &root.source)),
+            probes: evidence::of_columns(directions.view(), root.lengths),
+            decomposition: root.decomposed.residual,
+            svd: root.decomposed.svd,
+            ..Evidence::default()
+        },
+        None => Evidence::default(),
+    };
+    let pieces = (centers, vectors);
+    let found = (spectrum, choice);
+    let mut solution = gather(comm, &plan, &columns, pieces, found, evidence_of)?;
+    solution.refused = refused;
+    let whole_q = factor.is_some();
+    solution.evidence.route = Route { whole_q, ..route };
     solution.evidence.factor = factor;
     Ok(solution)
 }
@@ -167,14 +189,6 @@ fn sum_of_products<'a, T: Scalar>(
         add_widened(matrix, &mut sum);
     }
     sum
-}
-
-/// Adds `a^T a` for a `[any, n]`, of which a part at a time is in f64.
-fn add_widened<T: Scalar>(a: &Array2<T>, sum: &mut Array2<f64>) {
-    const ROWS: usize = 1024;
-    for part in a.axis_chunks_iter(Axis(0), ROWS) {
-        add_products(1.0, part.mapv(|x| x.as_f64()).view(), sum.view_mut());
-    }
 }
 
 /// What the rank of the root knows before the way back.
@@ -232,21 +246,20 @@ fn exchange<T: Scalar>(
         .collect();
     // Of a piece that starts at column `first`.
     let mut place = |block: usize, piece: &Block, first: usize| {
-        for (leaf, slice) in &mut slices {
+        slices.par_iter_mut().for_each(|(leaf, slice)| {
             let taken = columns[*leaf].start - first..columns[*leaf].end - first;
             let to = slice.slice_mut(s![.., first_row[block]..first_row[block] + piece.dim().0]);
             on_rows!(piece, rows => transpose(rows.slice(s![.., taken]), to));
-        }
+        });
     };
     let rounds = blocks.iter().map(Vec::len).max().unwrap_or(0);
     for round in 0..rounds {
         let mine = blocks[me].get(round).copied();
         let features = mine.map(&mut *read).transpose()?;
         if let (Some(block), Some(features)) = (mine, &features) {
-            check_finite(block, features)?;
-        }
-        if let (Some(block), Some(features)) = (mine, &features) {
-            place(block, features, 0);
+            let check = || check_finite(block, features);
+            let (finite, ()) = rayon::join(check, || place(block, features, 0));
+            finite?;
         }
         let send = |to: usize| {
             if let (Some(features), false) = (&features, runs[to].is_empty()) {
@@ -281,9 +294,10 @@ fn transpose<F: Scalar, T: Scalar>(rows: ArrayView2<F>, mut to: ArrayViewMut2<T>
 }
 
 /// Mean and scale of a block of columns.
-struct Center {
-    mean: Vec<f64>,
-    scale: Vec<f64>,
+#[derive(Clone)]
+pub(super) struct Center {
+    pub mean: Vec<f64>,
+    pub scale: Vec<f64>,
 }
 
 /// Centres (and scales) a block of columns, `[columns, n]`.
@@ -301,10 +315,12 @@ fn center<T: Scalar>(
     if scale.iter().any(|s| !s.is_finite()) {
         return Err(PcaError::Overflow);
     }
-    for mut row in slice.columns_mut() {
-        for (x, scale) in row.iter_mut().zip(&scale) {
-            // A feature of scale 0 is all zeros already.
-            if *scale > 0.0 {
+    if standardize {
+        for mut row in slice.columns_mut() {
+            let row = row.as_slice_mut().expect("columns in one piece");
+            for (x, scale) in row.iter_mut().zip(&scale) {
+                // A feature of scale 0 is all zeros already.
+                let scale = if *scale > 0.0 { *scale } else { 1.0 };
                 *x = T::of_f64(x.as_f64() / scale);
             }
         }
@@ -318,141 +334,15 @@ fn center<T: Scalar>(
     ))
 }
 
-/// The factorisations that this rank made, kept for the way back.
-struct Tree<T> {
-    leaves: BTreeMap<usize, qr::Factored<T>>,
-    merges: BTreeMap<usize, qr::Merged<T>>,
-}
-
-impl<T: Scalar> Tree<T> {
-    /// Up the tree; the rank of the root gets R, `[n, n]`.
-    fn reduce(
-        &mut self,
-        comm: &impl Exchange,
-        plan: &Plan,
-        n: usize,
-    ) -> Result<Option<Array2<T>>, PcaError> {
-        let me = comm.rank();
-        let mut triangles: BTreeMap<usize, Array2<T>> = BTreeMap::new();
-        for step in &plan.steps {
-            match *step {
-                Step::Factor { leaf, rank } if rank == me => {
-                    triangles.insert(leaf, self.leaves[&leaf].r());
-                }
-                Step::Merge {
-                    merge: Merge { node, left, right },
-                    at,
-                    from,
-                } if at == me => {
-                    let top = take(&mut triangles, left);
-                    let bottom = if from == me {
-                        take(&mut triangles, right)
-                    } else {
-                        unpack(&comm.receive::<T>(from), n, n)
-                    };
-                    let (r, merged) = qr::Merged::new(top, &zeros(0, n), &bottom)?;
-                    triangles.insert(node, r);
-                    self.merges.insert(node, merged);
-                }
-                Step::Merge { merge, at, from } if from == me => {
-                    comm.send(&pack(&take(&mut triangles, merge.right)), at);
-                }
-                Step::Read { .. }
-                | Step::Move { .. }
-                | Step::Factor { .. }
-                | Step::Merge { .. } => {}
-            }
-        }
-        Ok(triangles.pop_first().map(|(_, root)| root))
-    }
-
-    /// Down the tree from `start`, `[n, k]`, which the rank of the root gives; every leaf gets its
-    /// rows of V, `[columns, k]`.
-    fn back(
-        mut self,
-        comm: &impl Exchange,
-        plan: &Plan,
-        start: Option<Array2<T>>,
-        (n, k): (usize, usize),
-    ) -> Result<BTreeMap<usize, Array2<T>>, PcaError> {
-        let merges = &mut self.merges;
-        let coefficients = down(comm, plan, start, (n, k), |node, c| {
-            take(merges, node).apply(c)
-        })?;
-        let leaves = self.leaves.into_par_iter();
-        let vectors =
-            leaves.map(|(leaf, factored)| Ok((leaf, factored.apply(&coefficients[&leaf])?)));
-        vectors.collect()
-    }
-
-    /// Q^T Q of this rank's rows of Q, `[n, n]`, of which the upper triangle counts: Q applied to all n unit
-    /// vectors, one leaf at a time.
-    fn products_of_q(
-        &self,
-        comm: &impl Exchange,
-        plan: &Plan,
-        n: usize,
-    ) -> Result<Array2<f64>, PcaError> {
-        let start = (comm.rank() == plan.root_rank).then(|| by_columns(Array2::eye(n).view()));
-        let mut coefficients = down(comm, plan, start, (n, n), |node, c| {
-            self.merges[&node].apply(c)
-        })?;
-        let mut sum = Array2::zeros((n, n));
-        for (leaf, factored) in &self.leaves {
-            let q = factored.apply(&take(&mut coefficients, *leaf))?;
-            add_widened(&q, &mut sum);
-        }
-        Ok(sum)
-    }
-}
-
-/// Coefficients on their way down the tree, from `start` at the root, `[n, k]`, to the leaves of this rank; `apply`
-/// gives the coefficients of both children of a node of this rank.
-fn down<T: Scalar>(
-    comm: &impl Exchange,
-    plan: &Plan,
-    start: Option<Array2<T>>,
-    (n, k): (usize, usize),
-    mut apply: impl FnMut(usize, &Array2<T>) -> Result<(Array2<T>, Array2<T>), LinalgError>,
-) -> Result<BTreeMap<usize, Array2<T>>, PcaError> {
-    let me = comm.rank();
-    let root = plan.leaves.len() + plan.merges.len() - 1;
-    let mut coefficients: BTreeMap<usize, Array2<T>> =
-        start.into_iter().map(|start| (root, start)).collect();
-    for step in plan.steps.iter().rev() {
-        let Step::Merge {
-            merge: Merge { node, left, right },
-            at,
-            from,
-        } = *step
-        else {
-            continue;
-        };
-        if at == me {
-            let (above, below) = apply(node, &take(&mut coefficients, node))?;
-            coefficients.insert(left, above);
-            if from == me {
-                coefficients.insert(right, below);
-            } else {
-                comm.send(&by_rows(&below), from);
-            }
-        } else if from == me {
-            let below = Array2::from_shape_vec((n, k), comm.receive(at));
-            coefficients.insert(right, below.expect("coefficients arrive whole"));
-        }
-    }
-    Ok(coefficients)
-}
-
 /// Brings the pieces of all leaves together at the root and gives the whole to every rank.
-fn gather<T: Scalar>(
+/// What the directions of the probes, `[d, probes]`, mean, `evidence` says on the rank of the root.
+pub(super) fn gather<T: Scalar>(
     comm: &impl Exchange,
     plan: &Plan,
     columns: &[Range<usize>],
-    mut centers: BTreeMap<usize, Center>,
-    mut vectors: BTreeMap<usize, Array2<T>>,
+    (mut centers, mut vectors): (BTreeMap<usize, Center>, BTreeMap<usize, Array2<T>>),
     (spectrum, choice): (Spectrum, Choice),
-    decomposed: Option<Root>,
+    evidence: impl FnOnce(Array2<f64>) -> Evidence,
 ) -> Result<Solution, PcaError> {
     let (me, root) = (comm.rank(), plan.root_rank);
     let d = columns.last().map_or(0, |last| last.end);
@@ -482,18 +372,9 @@ fn gather<T: Scalar>(
             found.slice_mut(s![.., range.clone()]).assign(&v.t());
         }
     }
-    let evidence = match (&found, decomposed) {
-        (Some(found), Some(root)) => {
-            let directions = found.slice(s![choice.k.., ..]).t().to_owned();
-            Evidence {
-                orthogonality: Some(evidence::distortion(&directions, &root.source)),
-                probes: evidence::of_columns(directions.view(), root.lengths),
-                decomposition: root.decomposed.residual,
-                svd: root.decomposed.svd,
-                ..Evidence::default()
-            }
-        }
-        _ => Evidence::default(),
+    let evidence = match &found {
+        Some(found) => evidence(found.slice(s![choice.k.., ..]).t().to_owned()),
+        None => Evidence::default(),
     };
     let components = found.map(|found| {
         let mut components = found.slice(s![..choice.k, ..]).to_owned();
@@ -512,10 +393,6 @@ fn gather<T: Scalar>(
         evidence: evidence.broadcast(comm, root, d),
         refused: None,
     })
-}
-
-fn by_rows<T: Scalar>(matrix: &Array2<T>) -> Vec<T> {
-    matrix.iter().copied().collect()
 }
 
 #[cfg(test)]
