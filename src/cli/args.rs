@@ -309,7 +309,7 @@ pub struct PcaOptions {
     ///
     /// tsqr for at least as many images as features, wide for fewer, randomized (with -k only) for an
     /// approximation in little memory whose error is stated. auto decides by shape and memory, and does
-    /// without the QR of tsqr where the features confirm what a shortcut gives.
+    /// without the QR of either where the features confirm what a shortcut gives.
     #[arg(
         long,
         value_enum,

@@ -26,6 +26,9 @@ use crate::linalg::{LinalgError, Scalar, triangle, zeros};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gram<P>(Node<f64>, PhantomData<P>);
 
+/// So many leaves there are at least, unless they would have fewer rows than half of the columns.
+const LEAVES: usize = 8;
+
 impl<P> Gram<P> {
     fn new(node: Node<f64>) -> Self {
         Gram(node, PhantomData)
@@ -40,9 +43,10 @@ impl<P> Gram<P> {
 impl<P: Scalar> TreeNode for Gram<P> {
     type Scalar = P;
 
-    /// The height of a leaf does not matter much: merges are cheap, and a leaf is no larger than two nodes.
-    fn rows_per_column(_: usize) -> usize {
-        2
+    /// A merge reads and adds d^2 / 2 numbers, which costs as much as the products of some tens of rows. So of few rows
+    /// leaves may be low, and ranks and threads find some to share; of many a leaf is no larger than two nodes.
+    fn leaf_rows((n, d): (usize, usize)) -> usize {
+        (n / LEAVES).clamp(d.div_ceil(2), 2 * d)
     }
 
     /// n d^2 operations.

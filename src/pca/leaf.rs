@@ -13,8 +13,8 @@ pub trait TreeNode: Sized + Send + 'static {
     /// The numbers that a leaf computes with.
     type Scalar: Scalar;
 
-    /// Leaves of d columns have at least this many rows for each column.
-    fn rows_per_column(d: usize) -> usize;
+    /// Leaves of n rows of d columns have at least this many rows.
+    fn leaf_rows(shape: (usize, usize)) -> usize;
 
     /// The node of a leaf: of the rows of `blocks`, n >= 1 in all, of `width` columns. It computes in the memory
     /// of `room` where that is enough, and returns the memory that it took, for the next leaf.
@@ -57,12 +57,12 @@ impl<T: Scalar> TreeNode for Node<T> {
     /// The height of a leaf does not change the count of operations, 2 d^2 a row with its share of the merges. But
     /// in the QR of a leaf they run at nearly the rate of a matrix product, and in a merge at half of it: at 2, one
     /// in six belongs to a merge, at 4 one in twelve.
-    fn rows_per_column(d: usize) -> usize {
-        let tall = 4;
-        if tall * d * d * T::BYTES <= TALL_LEAF_BYTES {
+    fn leaf_rows((_, d): (usize, usize)) -> usize {
+        let tall = 4 * d;
+        if tall * d * T::BYTES <= TALL_LEAF_BYTES {
             tall
         } else {
-            2
+            2 * d
         }
     }
 

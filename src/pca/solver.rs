@@ -59,10 +59,10 @@ pub fn memory_bytes(
 ) -> f64 {
     let products = tsqr::by_products(settings.precision, (n, d));
     let number = settings.precision.bytes() as f64;
-    let (per_column, at_once) = if products {
-        leaves::<Gram<f64>>(d, threads)
+    let (leaf_rows, at_once) = if products {
+        leaves::<Gram<f64>>((n, d), threads)
     } else {
-        leaves::<Node<f64>>(d, threads)
+        leaves::<Node<f64>>((n, d), threads)
     };
     let directions = match settings.components {
         Components::Count(k) => randomized::directions(k, n, d) + randomized::PROBES,
@@ -81,7 +81,7 @@ pub fn memory_bytes(
         Solver::Auto | Solver::Tsqr => {
             let raw = f32::BYTES as f64;
             let number = if products { f64::BYTES as f64 } else { number };
-            let leaves = (n / (per_column * d)).floor().max(1.0);
+            let leaves = (n / leaf_rows).floor().max(1.0);
             let leaf = n / leaves * d;
             leaves.min(at_once) * (number + raw) * leaf + raw * leaf + (4.0 * number + kept) * d * d
         }
@@ -89,10 +89,10 @@ pub fn memory_bytes(
     }
 }
 
-/// How many rows for each column leaves have, and how many leaves are in work at once.
-fn leaves<N: TreeNode>(d: usize, threads: usize) -> (f64, f64) {
-    let at_once = tsqr::leaves_at_once::<N>(d, threads);
-    (N::rows_per_column(d) as f64, at_once as f64)
+/// How many rows leaves have, and how many leaves are in work at once.
+fn leaves<N: TreeNode>(shape: (usize, usize), threads: usize) -> (f64, f64) {
+    let at_once = tsqr::leaves_at_once::<N>(shape, threads);
+    (N::leaf_rows(shape) as f64, at_once as f64)
 }
 
 /// The solver for n rows of d columns on some ranks, never `Auto`, and why it is that one.

@@ -33,15 +33,15 @@ use crate::linalg::{Scalar, norms, sign};
 /// its own tiles keep the threads busy where leaves are large.
 const BYTES_AT_ONCE: usize = 1 << 30;
 
-/// How many leaves of rows of d columns are made nodes at once by `threads` threads.
-pub(super) fn leaves_at_once<N: TreeNode>(d: usize, threads: usize) -> usize {
-    let leaf = N::rows_per_column(d) * d * d * f64::BYTES;
+/// How many leaves of n rows of d columns are made nodes at once by `threads` threads.
+pub(super) fn leaves_at_once<N: TreeNode>((n, d): (usize, usize), threads: usize) -> usize {
+    let leaf = N::leaf_rows((n, d)) * d * f64::BYTES;
     (BYTES_AT_ONCE / leaf.max(1)).clamp(1, threads.max(1))
 }
 
 /// The plan that makes nodes of these rows.
 pub(super) fn plan<N: TreeNode>(rows: &Rows) -> Plan {
-    let enough = N::rows_per_column(rows.width) * rows.width;
+    let enough = N::leaf_rows((rows.total(), rows.width));
     Plan::new(rows.rows_per_block, rows.owner_of_block, enough)
 }
 
@@ -143,7 +143,7 @@ pub(super) fn reduce<N: TreeNode>(
         let mine = |step: &&Step| matches!(step, Step::Factor { rank, .. } if *rank == me);
         let mut nodes = Nodes::<N>::new(
             scope,
-            leaves_at_once::<N>(rows.width, rayon::current_num_threads()),
+            leaves_at_once::<N>((rows.total(), rows.width), rayon::current_num_threads()),
             plan.steps.iter().filter(mine).count(),
         );
         for step in &plan.steps {
