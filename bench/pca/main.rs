@@ -375,20 +375,21 @@ fn cost(images: f64, ranks: f64, d: f64, rates: &Rates) -> Cost {
     /// Bytes a second and seconds a message of a network of 10 Gbit/s.
     const BANDWIDTH: f64 = 1.1e9;
     const LATENCY: f64 = 5e-5;
-    // Of how many leaves with so many rows for each column a rank has most, and how many ranks have any.
-    let shares = |rows_per_column: f64| {
-        let leaves = (images / (rows_per_column * d)).floor().max(1.0);
+    // How many leaves with at least so many rows there are, how many ranks have any, and how many one has at most.
+    let shares = |leaf_rows: f64| {
+        let leaves = (images / leaf_rows).floor().max(1.0);
         let working = ranks.min(leaves);
         (leaves, working, (leaves / working).ceil())
     };
-    let (leaves, working, own) = shares(4.0);
+    let (leaves, working, own) = shares(4.0 * d);
     let leaf_flops = own * 2.0 * d * d * (images / leaves - d / 3.0);
     let levels = working.log2().ceil();
     let merge_flops = (own - 1.0 + levels) * 2.0 / 3.0 * d.powi(3);
     let message = 8.0 * (d * (d + 1.0) / 2.0 + 2.0 * d + 3.0);
     let k = (d / 40.0).floor();
     let image = 8.0 * (d * k + (k + 2.0).powi(2) + 2.0);
-    let (products_leaves, products_working, products_own) = shares(2.0);
+    let (products_leaves, products_working, products_own) =
+        shares((images / 4.0).clamp((d / 2.0).ceil(), 2.0 * d));
     let products_flops = products_own * d * d * images / products_leaves;
     let pass_flops = 4.0 * d * k * images / ranks;
     let travel_of = |levels: f64, bytes: f64| levels * (bytes / BANDWIDTH + LATENCY);

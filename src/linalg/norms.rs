@@ -1,5 +1,5 @@
-//! Norms that neither overflow nor underflow: everything is divided by the largest entry first. They
-//! are computed in f64 for both precisions.
+//! Norms that neither overflow nor underflow: where squares could, everything is divided by the largest entry
+//! first. They are computed in f64 for both precisions.
 
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
 
@@ -48,7 +48,8 @@ pub fn of_columns<T: Scalar>(matrix: ArrayView2<T>) -> Vec<f64> {
             });
         }
         let mut sums = vec![0.0; panel.ncols()];
-        if units.iter().all(|largest| SAFE.contains(largest)) {
+        let is_safe = |largest: &f64| *largest == 0.0 || SAFE.contains(largest);
+        if units.iter().all(is_safe) {
             units.fill(1.0);
             for row in panel.rows() {
                 for_each(row, &mut sums, |sum, x| *sum += x * x);
@@ -124,5 +125,20 @@ mod tests {
             }
         }
         assert!((frobenius(&matrix) - 29_f64.sqrt()).abs() < 1e-15);
+        // Columns whose squares are no numbers, alone and beside others.
+        let scales = [
+            1.0, 0.0, 1e200, 1e-200, 1e-310, 0.9e140, 1.1e140, 1.1e-140, 0.9e-140,
+        ];
+        for own in scales {
+            for beside in [own, 1.0] {
+                let matrix = array![[3.0 * own, 3.0 * beside], [4.0 * own, 4.0 * beside]];
+                for stored in [matrix.clone(), crate::linalg::by_columns(matrix.view())] {
+                    for (norm, scale) in of_columns(stored.view()).iter().zip([own, beside]) {
+                        let limit = 1e-12 * 5.0 * scale;
+                        assert!((norm - 5.0 * scale).abs() <= limit, "{norm} at {scale}");
+                    }
+                }
+            }
+        }
     }
 }

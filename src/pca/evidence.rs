@@ -30,7 +30,7 @@ const SEED: u64 = 0x7038_7072_6f62;
 pub struct Probe {
     /// A unit vector, `[d]`.
     pub direction: Vec<f64>,
-    /// The norm of the centred (and scaled) rows along it, according to the factor, or to the products of columns.
+    /// The norm of the centred (and scaled) rows along it, according to the factor, or to the products.
     pub length: f64,
 }
 

@@ -26,8 +26,8 @@ use crate::linalg::{LinalgError, Scalar, triangle, zeros};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gram<P>(Node<f64>, PhantomData<P>);
 
-/// So many leaves there are at least, unless they would have fewer rows than half of the columns.
-const LEAVES: usize = 8;
+/// Few rows make about so many leaves, unless they would have fewer rows than half of the columns.
+const LEAVES: usize = 4;
 
 impl<P> Gram<P> {
     fn new(node: Node<f64>) -> Self {

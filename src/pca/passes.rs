@@ -213,7 +213,7 @@ impl Image {
         let lengths = norms::of_columns(differences.view()).into_iter();
         Ok(lengths
             .zip(&svd.values)
-            .map(|(length, value)| if length > 0.0 { length / value } else { 0.0 })
+            .map(|(length, value)| if length == 0.0 { 0.0 } else { length / value })
             .collect())
     }
 

@@ -45,8 +45,8 @@ const BLOCK_ROWS: usize = 128;
 /// threads of each of `ranks` ranks, counted, not measured.
 ///
 /// With `tsqr` they do not grow with the number of rows: for each leaf in work its rows, as they came
-/// (f32) and in the precision of the factorisation (of products f64), for one more the rows as they came, and four
-/// triangles of d x d; the pass that confirms products has those no longer and takes less, unless there are
+/// (f32) and in the precision of the factorisation (of products f64), and its node of d x d; for one more the rows as they
+/// came, and four triangles of d x d; where products come first, as much as the larger of both takes; the pass that confirms products has those no longer and takes less, unless there are
 /// hundreds of components and threads. With `wide` they are this rank's columns of all rows, twice beside their
 /// orthogonal factor, and three matrices of n x n; where the products of rows are confirmed, it takes less. A factor that is kept adds a triangle, and with `wide` two
 /// sums of n x n. With `randomized` they are a few matrices of d
@@ -57,19 +57,14 @@ pub fn memory_bytes(
     (n, d): (usize, usize),
     (ranks, threads): (usize, usize),
 ) -> f64 {
-    let products = tsqr::by_products(settings.precision, (n, d));
     let number = settings.precision.bytes() as f64;
-    let (leaf_rows, at_once) = if products {
-        leaves::<Gram<f64>>((n, d), threads)
-    } else {
-        leaves::<Node<f64>>((n, d), threads)
-    };
     let directions = match settings.components {
         Components::Count(k) => randomized::directions(k, n, d) + randomized::PROBES,
         // Refused for this solver; as many as there can be.
         Components::Variance(_) => n.min(d),
     };
     let shape = (n, d);
+    let nodes_are_products = tsqr::by_products(settings.precision, shape);
     let (n, d, ranks) = (n as f64, d as f64, ranks as f64);
     let kept = if settings.keep_factor {
         f64::BYTES as f64
@@ -80,10 +75,22 @@ pub fn memory_bytes(
         Solver::Wide => number * (3.0 * n * d / ranks + 3.0 * n * n) + 3.0 * kept * n * n,
         Solver::Auto | Solver::Tsqr => {
             let raw = f32::BYTES as f64;
-            let number = if products { f64::BYTES as f64 } else { number };
-            let leaves = (n / leaf_rows).floor().max(1.0);
-            let leaf = n / leaves * d;
-            leaves.min(at_once) * (number + raw) * leaf + raw * leaf + (4.0 * number + kept) * d * d
+            let of = |(leaf_rows, at_once): (f64, f64), number: f64| {
+                let leaves = (n / leaf_rows).floor().max(1.0);
+                let leaf = n / leaves * d;
+                let node = number * d * d;
+                leaves.min(at_once) * ((number + raw) * leaf + node)
+                    + raw * leaf
+                    + 4.0 * node
+                    + kept * d * d
+            };
+            let products = || of(leaves::<Gram<f64>>(shape, threads), f64::BYTES as f64);
+            let factors = || of(leaves::<Node<f64>>(shape, threads), number);
+            match settings.solver {
+                _ if nodes_are_products => products(),
+                Solver::Auto => products().max(factors()),
+                _ => factors(),
+            }
         }
         Solver::Randomized => passes::memory_bytes(shape, directions, BLOCK_ROWS, threads),
     }

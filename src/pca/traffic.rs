@@ -13,7 +13,7 @@ use super::{evidence, passes, randomized, tsqr, wide};
 use crate::linalg::Scalar;
 
 /// A communicator that counts what this rank sends to one other rank at a time. What all ranks get
-/// alike at the end, the model, is not counted.
+/// alike, the model and vectors on the way to it, is not counted.
 pub struct Counted<'a, C> {
     comm: &'a C,
     sent: Cell<u64>,
@@ -66,8 +66,9 @@ impl<C: Exchange> Exchange for Counted<'_, C> {
 /// d k numbers for each node of the pass between them. With `wide` they are the columns of other ranks, twice the nodes that
 /// travel (R up, n^2 / 2 numbers, coefficients down, n k) and the components of the own columns; with
 /// every k go two random directions for the certificate, and down also n unit vectors where the exact
-/// checks need Q; the products of rows are n^2 / 2 numbers more for each node that travels, and their confirmation
-/// n k and a few k^2. With `randomized` they are d l numbers for each node that travels and pass over the
+/// checks need Q. Where the products of rows come first, those are n^2 / 2 numbers up, and the pass over the columns is
+/// n k + l (l + 1) / 2 up and, where it confirms them, l^2 down, for l = k + 2; confirmed, they take the place of R and its
+/// coefficients. With `randomized` they are d l numbers for each node that travels and pass over the
 /// rows, for l = k + 10 directions; `k` is then the number that was asked for.
 pub fn predicted_bytes(
     (solver, route): (Solver, Route),

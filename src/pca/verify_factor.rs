@@ -475,10 +475,12 @@ mod tests {
         spectrum[..2].copy_from_slice(&[9.0, 5.0]);
         let tall = hostile::with_spectrum(400, &spectrum, 3);
         let few = tall.slice(s![..30, ..]).to_owned();
+        let wide = tall.t().to_owned();
         let mut not_kept = settings(Solver::Tsqr, Precision::F64);
         not_kept.keep_factor = false;
         for (x, settings, products) in [
             (&tall, settings(Solver::Auto, Precision::F64), true),
+            (&wide, settings(Solver::Auto, Precision::F64), true),
             (&tall, settings(Solver::Randomized, Precision::F64), false),
             (&few, settings(Solver::Tsqr, Precision::F64), false),
             (&tall, not_kept, false),

@@ -105,7 +105,7 @@ pub fn model(metrics: &Metrics) -> String {
 fn solver_means(name: &str) -> &'static str {
     match name {
         "tsqr" => ": a tree over the images of all ranks, for at least as many images as features",
-        "wide" => ": QR of the features in a tree over the ranks, for fewer images than features",
+        "wide" => ": a tree over the features of all ranks, for fewer images than features",
         "randomized" => ": an approximation from random directions",
         _ => "",
     }

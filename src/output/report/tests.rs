@@ -107,7 +107,7 @@ fn the_page_says_what_the_run_did() {
         "<p><span class=\"passed\">The one check passed</span>: no error is above 1 % of its limit.</p>",
         "<h3>Beside the checks</h3>",
         "<a href=\"#failures\">",
-        "wide: QR of the features in a tree over the ranks, for fewer images than features",
+        "wide: a tree over the features of all ranks, for fewer images than features",
         "2048, the sum over all features",
         "<tr><th>residual</th><td>1.5e-16 (limit 1e-12)</td></tr>",
         "<tr><th>commit</th><td>0123456789ab</td></tr>",
