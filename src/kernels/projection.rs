@@ -394,10 +394,10 @@ impl Rests<'_> {
             for component in 0..self.k {
                 let v = lanes_of(self.components.of(panel, component));
                 let v: [V; PARTS] = std::array::from_fn(|part| V::load(&v[part]));
-                for r in 0..R {
+                for (r, x) in x.iter_mut().enumerate() {
                     let score = V::splat(-self.scores[(row + r) * self.k + component]);
-                    for part in 0..PARTS {
-                        x[r][part] = score.mul_add(v[part], x[r][part]);
+                    for (x, v) in x.iter_mut().zip(v) {
+                        *x = score.mul_add(v, *x);
                     }
                 }
             }
