@@ -80,6 +80,14 @@ impl Route {
             whole_q: false,
         }
     }
+
+    /// The same, in vain, and a factorisation after it.
+    pub(super) fn and_factor(self) -> Route {
+        Route {
+            factor: true,
+            ..self
+        }
+    }
 }
 
 /// What the exact checks of the factorisation need of it; see

@@ -64,10 +64,7 @@ pub(super) fn solve(
         match products::solve(comm, rows, read, settings)? {
             Tried::Confirmed(solution) => return Ok(*solution),
             Tried::Refused(tried, reason) => {
-                route = Route {
-                    factor: true,
-                    ..tried
-                };
+                route = tried.and_factor();
                 refused = Some(reason);
             }
         }

@@ -94,10 +94,7 @@ pub(super) fn solve<T: Scalar>(
         match wide_products::solve(comm, tree, (&centered, n), settings)? {
             Tried::Confirmed(solution) => return Ok(*solution),
             Tried::Refused(tried, reason) => {
-                route = Route {
-                    factor: true,
-                    ..tried
-                };
+                route = tried.and_factor();
                 refused = Some(reason);
             }
         }

@@ -309,7 +309,9 @@ mod tests {
     use super::*;
     use crate::linalg::{by_columns, hostile};
     use crate::pca::exchange::threads;
-    use crate::pca::products::tests::{exact, model, settings};
+    use crate::pca::products::tests::{
+        assert_is_svd, assert_same_on_all_ranks, exact, model, settings,
+    };
     use crate::pca::wide::plan;
     use crate::pca::{Components, Precision};
 
@@ -335,22 +337,7 @@ mod tests {
             let reason = &found.solver_reason;
             assert_eq!(found.evidence.route, Route::of_products(K), "{reason}");
             assert!(reason.contains("of rows, which the columns confirm"));
-            let exact = exact(&x);
-            for (a, b) in found.singular_values.iter().zip(&exact.values) {
-                assert!((a - b).abs() <= limit * exact.values[0], "{a} {b}");
-            }
-            let total: f64 = exact.values.iter().map(|s| s * s).sum();
-            let variance = found.total_variance * (N - 1) as f64;
-            assert!(
-                (variance / total - 1.0).abs() <= limit,
-                "{variance} {total}"
-            );
-            // Neighbours are 14 % apart or more, the least of them a fiftieth of the largest.
-            for (a, b) in found.components.rows().into_iter().zip(exact.vt.rows()) {
-                let difference = &a - &(&b * a.dot(&b).signum());
-                let turned = difference.dot(&difference).sqrt();
-                assert!(turned <= 1e3 * limit, "{precision:?}: {turned:e}");
-            }
+            assert_is_svd(&found, &x, limit);
             let products = found.components.dot(&found.components.t());
             assert!(norms::frobenius(&(products - Array2::<f64>::eye(K))) < 1e-14);
         }
@@ -358,24 +345,7 @@ mod tests {
 
     #[test]
     fn every_number_of_ranks_gives_the_same_bits() {
-        let x = falling(0.05);
-        for precision in [Precision::F64, Precision::F32] {
-            for standardize in [false, true] {
-                let settings = PcaSettings {
-                    standardize,
-                    ..settings(precision, Components::Variance(0.6))
-                };
-                let alone = model(&x, settings, 1);
-                assert!(alone.evidence.route.products && alone.k() > 1);
-                for ranks in [2, 3, 4, 5, 7] {
-                    let other = model(&x, settings, ranks);
-                    assert_eq!(other.components, alone.components);
-                    assert_eq!(other.singular_values, alone.singular_values);
-                    assert_eq!((&other.mean, &other.scale), (&alone.mean, &alone.scale));
-                    assert_eq!(other.evidence, alone.evidence);
-                }
-            }
-        }
+        assert_same_on_all_ranks(&falling(0.05));
     }
 
     #[test]
