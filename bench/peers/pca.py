@@ -1,8 +1,9 @@
 """Puts p8's PCA beside other libraries on the same matrices, alternating in one run.
 
 The seconds of a library are those of fit and transform with the data in memory. p8 reads its
-matrix from the file, which the page cache of the system has, so two figures stand beside them: its own phases
-`fit` and `project`, both of which read it, on the slowest rank, and the whole program from the start of mpirun to all files written.
+matrix from the file, which the page cache of the system has, so two figures stand beside them: its own
+phases `fit` and `project`, both of which read it, on the slowest rank, and the whole program from the
+start of mpirun to all files written.
 All centre the columns and none scales them. Each measurement is a process of its own; measurements
 are kept as they come, and a run that was stopped goes on where it stood.
 """

@@ -44,13 +44,14 @@ const BLOCK_ROWS: usize = 128;
 /// Bytes of a rank's matrices at the peak of the factorisation of n rows of d columns on `threads`
 /// threads of each of `ranks` ranks, counted, not measured.
 ///
-/// With `tsqr` they do not grow with the number of rows: for each leaf in work its rows, as they came
-/// (f32) and in the precision of the factorisation (of products f64), and its node of d x d; for one more the rows as they
-/// came, and four triangles of d x d; where products come first, as much as the larger of both takes; the pass that confirms products has those no longer and takes less, unless there are
-/// hundreds of components and threads. With `wide` they are this rank's columns of all rows, twice beside their
-/// orthogonal factor, and three matrices of n x n; where the products of rows are confirmed, it takes less. A factor that is kept adds a triangle, and with `wide` two
-/// sums of n x n. With `randomized` they are a few matrices of d
-/// rows and as many columns as there are random directions, and the blocks of rows in work.
+/// With `tsqr` they do not grow with the number of rows: for each leaf in work its rows, as they came (f32) and in the
+/// precision of the factorisation (of products f64), and its node of d x d; for one more the rows as they came, and four
+/// triangles of d x d; where products come first, as much as the larger of both takes. The pass that confirms products
+/// has those no longer and takes less, unless there are hundreds of components and threads. With `wide` they are this
+/// rank's columns of all rows, twice beside their orthogonal factor, and three matrices of n x n; where the products of
+/// rows are confirmed, it takes less. A factor that is kept adds a triangle, and with `wide` two sums of n x n. With
+/// `randomized` they are a few matrices of d rows and as many columns as there are random directions, and the blocks of
+/// rows in work.
 pub fn memory_bytes(
     solver: Solver,
     settings: &PcaSettings,
