@@ -193,6 +193,58 @@ pub fn gesdd(a: &mut Array2<f64>) -> Result<SvdFactors, LinalgError> {
     Ok((u, values, vt))
 }
 
+/// Eigenvalues, smallest first, and eigenvectors as columns of a symmetric matrix `[n, n]`, of which the upper triangle
+/// counts, by divide and conquer.
+pub fn syevd(mut a: Array2<f64>) -> Result<(Vec<f64>, Array2<f64>), LinalgError> {
+    const NAME: &str = "dsyevd";
+    let Shape {
+        rows,
+        columns,
+        leading,
+    } = shape(NAME, &a)?;
+    assert_eq!(rows, columns, "{NAME} takes square matrices");
+    let mut values = vec![0.0; a.nrows()];
+    if values.is_empty() {
+        return Ok((values, a));
+    }
+    let (job, triangle) = (b'V' as c_char, b'U' as c_char);
+    let mut info = 0;
+    let mut call = |a: &mut Array2<f64>, work: &mut [f64], integers: &mut [c_int], query: bool| {
+        let length = if query { -1 } else { work.len() as c_int };
+        let count = if query { -1 } else { integers.len() as c_int };
+        // SAFETY: `a` holds n x n values by columns, `values` n, `work` as many as `length` and `integers` as many as
+        // `count` says (one each for a query).
+        unsafe {
+            lapack_sys::dsyevd_(
+                &job,
+                &triangle,
+                &rows,
+                a.as_mut_ptr(),
+                &leading,
+                values.as_mut_ptr(),
+                work.as_mut_ptr(),
+                &length,
+                integers.as_mut_ptr(),
+                &count,
+                &mut info,
+            );
+        }
+    };
+    let (mut answer, mut count) = ([0.0], [0]);
+    call(&mut a, &mut answer, &mut count, true);
+    let mut work = workspace(NAME, answer[0], &a)?;
+    let mut integers = vec![0; count[0].max(1) as usize];
+    call(&mut a, &mut work, &mut integers, false);
+    refused(NAME, info)?;
+    if info > 0 {
+        return Err(LinalgError::NotConverged {
+            routine: NAME,
+            unconverged: info,
+        });
+    }
+    Ok((values, a))
+}
+
 /// Thin SVD of `a` `[m, n]` by QR iteration; `a` is destroyed.
 pub fn gesvd(a: &mut Array2<f64>) -> Result<SvdFactors, LinalgError> {
     const NAME: &str = "dgesvd";
@@ -250,7 +302,10 @@ pub fn gesvd(a: &mut Array2<f64>) -> Result<SvdFactors, LinalgError> {
 
 #[cfg(test)]
 mod tests {
+    use ndarray::Array1;
+
     use super::*;
+    use crate::linalg::{by_columns, hostile, norms};
 
     #[test]
     fn a_workspace_beyond_32_bits_is_refused() {
@@ -260,12 +315,38 @@ mod tests {
         assert_eq!(workspace("dgesdd", 12.0, &a).map(|work| work.len()), Ok(12));
     }
 
+    /// LAPACK's ratios: |A - V L V^T| / (|A| n eps) and |I - V^T V| / (n eps).
+    #[test]
+    fn eigenvectors_pass_the_ratios_on_hostile_matrices() {
+        for n in [1, 2, 25, 130] {
+            for (name, rows) in hostile::all(n + 3, n) {
+                let exact = rows.t().dot(&rows);
+                let mut upper = by_columns(exact.view());
+                for ((i, j), x) in upper.indexed_iter_mut() {
+                    if i > j {
+                        *x = f64::NAN;
+                    }
+                }
+                let (values, vectors) = syevd(upper).unwrap();
+                assert!(values.is_sorted(), "{name}");
+                let stretched = &vectors * &Array1::from(values);
+                let norm = norms::frobenius(&exact).max(f64::MIN_POSITIVE);
+                let unit = n as f64 * f64::EPSILON;
+                let residual = norms::frobenius(&(&exact - &stretched.dot(&vectors.t())));
+                assert!(residual <= 30.0 * norm * unit, "{name} {n}: {residual:e}");
+                let products = vectors.t().dot(&vectors) - Array2::<f64>::eye(n);
+                assert!(norms::frobenius(&products) <= 30.0 * unit, "{name} {n}");
+            }
+        }
+    }
+
     #[test]
     fn empty_matrices_have_empty_factors() {
         let (mut a, mut t) = (zeros::<f32>(3, 0), zeros(0, 0));
         assert_eq!(geqrt3(a.view_mut(), t.view_mut()), Ok(()));
         let (u, values, vt) = gesdd(&mut zeros(4, 0)).unwrap();
         assert_eq!((u.dim(), values.len(), vt.dim()), ((4, 0), 0, (0, 0)));
+        assert_eq!(syevd(zeros(0, 0)), Ok((vec![], zeros(0, 0))));
     }
 
     #[test]

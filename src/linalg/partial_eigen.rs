@@ -19,12 +19,40 @@ use super::gaussian::gaussian;
 use super::partial_svd::{
     BLOCK, GROWTH, LEAST_BLOCKS, Leading, Outcome, UNITS, Wanted, doubt, needed, nothing_larger,
 };
-use super::{LinalgError, norms, qr, svd, zeros};
+use super::{LinalgError, lapack, norms, qr, svd, zeros};
 
 /// Rows of C that a thread multiplies at once.
 const TILE: usize = 256;
 
 const SEED: u64 = 0x7038_6569_6765;
+
+/// C between 1 and 4 times a power of four, symmetric; the root of what it was divided by; and its trace.
+struct Scaled {
+    c: Array2<f64>,
+    root: f64,
+    trace: f64,
+}
+
+impl Scaled {
+    /// None of a matrix without a trace.
+    fn new(mut c: Array2<f64>) -> Option<Scaled> {
+        let trace: f64 = c.diag().sum();
+        if trace <= 0.0 || !trace.is_finite() {
+            return None;
+        }
+        // A power of four changes no digit, neither of the values nor of their roots, and brings all into the range
+        // of the numbers.
+        let root = (trace.log2() / 2.0).floor().exp2();
+        let inverse = 1.0 / root;
+        in_all(&mut c, |x| x * inverse * inverse);
+        mirror(c.view_mut());
+        let trace = trace / root / root;
+        Some(Scaled { c, root, trace })
+    }
+}
+
+/// What a matrix without a trace is given up for.
+const NO_TRACE: &str = "the matrix has no trace";
 
 /// The square roots of the leading eigenvalues of a positive semidefinite matrix `[n, n]`, of which the upper
 /// triangle counts, and their eigenvectors. `most` is the size of the basis at which it gives up. The residual,
@@ -34,23 +62,15 @@ const SEED: u64 = 0x7038_6569_6765;
 /// About 2 n^2 m + 4 n m^2 operations for a basis of m, and n^3 / 3 for the proof. The start is the same
 /// every time, so equal input gives equal bits.
 pub fn leading(
-    mut c: Array2<f64>,
+    c: Array2<f64>,
     wanted: Wanted,
     most: usize,
     accuracy: f64,
 ) -> Result<Outcome, LinalgError> {
     let n = c.nrows();
-    let trace: f64 = c.diag().sum();
-    if trace <= 0.0 || !trace.is_finite() {
-        return Ok(Outcome::GaveUp("the matrix has no trace".into()));
-    }
-    // A power of four changes no digit, neither of the values nor of their roots, and brings all into the range
-    // of the numbers.
-    let root = (trace.log2() / 2.0).floor().exp2();
-    let inverse = 1.0 / root;
-    in_all(&mut c, |x| x * inverse * inverse);
-    mirror(c.view_mut());
-    let trace = trace / root / root;
+    let Some(Scaled { mut c, root, trace }) = Scaled::new(c) else {
+        return Ok(Outcome::GaveUp(NO_TRACE.into()));
+    };
     let tolerance = UNITS * accuracy * (n as f64).sqrt();
     let mut lanczos = Lanczos::new(c.view(), most.min(n / 2))?;
     let mut next_look = match wanted {
@@ -85,6 +105,54 @@ pub fn leading(
     }
     found.values.iter_mut().for_each(|value| *value *= root);
     Ok(Outcome::Found(found))
+}
+
+/// What [`leading`] gives, from all eigenvalues: for a low order, and for more values than a basis finds soon. It gives
+/// up where more than `most` are wanted. About 4 n^3 operations, on one thread.
+pub fn leading_of_all(
+    c: Array2<f64>,
+    wanted: Wanted,
+    most: usize,
+    accuracy: f64,
+) -> Result<Outcome, LinalgError> {
+    let n = c.nrows();
+    let Some(Scaled { c, root, trace }) = Scaled::new(c) else {
+        return Ok(Outcome::GaveUp(NO_TRACE.into()));
+    };
+    let (mut values, vectors) = lapack::syevd(c.clone())?;
+    values.reverse();
+    let k = match wanted {
+        Wanted::Count(k) => Some(k),
+        Wanted::Squares(part) => reaching(&values, part * trace),
+    };
+    let k = match k {
+        Some(k) if k <= most => k,
+        _ => {
+            return Ok(Outcome::GaveUp(format!("more than {most} are wanted")));
+        }
+    };
+    values.truncate(k);
+    let vectors = vectors.slice(s![.., n - k..;-1]);
+    let tolerance = UNITS * accuracy * (n as f64).sqrt();
+    Ok(
+        match check(c.view(), values, super::by_columns(vectors), tolerance)? {
+            Ok((mut found, _)) => {
+                found.values.iter_mut().for_each(|value| *value *= root);
+                Outcome::Found(found)
+            }
+            Err(reason) => Outcome::GaveUp(reason),
+        },
+    )
+}
+
+/// How many of the values, largest first, reach this sum.
+fn reaching(values: &[f64], least: f64) -> Option<usize> {
+    let mut sum = 0.0;
+    let reached = |value: &f64| {
+        sum += value;
+        sum >= least
+    };
+    values.iter().position(reached).map(|last| last + 1)
 }
 
 /// Replaces every number by its image.
@@ -169,21 +237,6 @@ impl<'a> Lanczos<'a> {
         })
     }
 
-    /// `C x` for some columns x.
-    fn times(&self, x: ArrayView2<f64>) -> Result<Array2<f64>, LinalgError> {
-        let mut product = zeros(x.nrows(), x.ncols());
-        let tiles: Vec<_> = product
-            .axis_chunks_iter_mut(Axis(0), TILE)
-            .zip(self.c.axis_chunks_iter(Axis(1), TILE))
-            .collect();
-        // Rows of C are its columns too, and lie together there.
-        tiles.into_par_iter().try_for_each(|(to, columns)| {
-            let (columns, x) = ((columns, Transpose::Yes), (x, Transpose::No));
-            blas::gemm(1.0, columns, x, 0.0, to)
-        })?;
-        Ok(product)
-    }
-
     /// Whether T has a place for another block.
     fn has_room(&self) -> bool {
         self.size + self.block <= self.t.ncols()
@@ -195,7 +248,7 @@ impl<'a> Lanczos<'a> {
             return Ok(false);
         }
         let (start, end) = (self.size, self.size + self.block);
-        let image = self.times(self.v.slice(s![.., start..end]))?;
+        let image = times(self.c, self.v.slice(s![.., start..end]))?;
         let (next, within, coupling) =
             orthonormalize(self.v.slice(s![.., ..end]), image, &mut self.drawn)?;
         self.t.slice_mut(s![..end, start..end]).assign(&within);
@@ -221,14 +274,7 @@ impl<'a> Lanczos<'a> {
         let values = &small.values;
         let k = match wanted {
             Wanted::Count(k) => Some(k).filter(|k| *k < m),
-            Wanted::Squares(part) => {
-                let mut sum = 0.0;
-                let reached = |value: &f64| {
-                    sum += value / trace;
-                    sum >= part
-                };
-                values.iter().position(reached).map(|last| last + 1)
-            }
+            Wanted::Squares(part) => reaching(values, part * trace),
         };
         let Some(k) = k else { return Ok(None) };
         let roots: Vec<f64> = values[..k].iter().map(|value| value.sqrt()).collect();
@@ -247,18 +293,9 @@ impl<'a> Lanczos<'a> {
         }))
     }
 
-    /// The vectors of some pairs, checked by products with C itself.
+    /// The vectors of some pairs, checked.
     fn check(&self, pairs: Pairs, tolerance: f64) -> Result<Checked, LinalgError> {
-        let (n, k) = (self.c.nrows(), pairs.values.len());
-        let values: Vec<f64> = pairs.values.iter().map(|value| value.sqrt()).collect();
-        // A residual of rho s_1^2 couples a pair to the rest of C by as much, which moves the largest value of the
-        // rest by the square of that over s_k^2.
-        let limit = 4.0 * needed(tolerance, &values, n);
-        let doubt = match doubt(limit, &values, n) {
-            Ok(doubt) => doubt,
-            Err(reason) => return Ok(Err(reason)),
-        };
-        let mut vectors = zeros(n, k);
+        let mut vectors = zeros(self.c.nrows(), pairs.values.len());
         let coefficients = super::by_columns(pairs.coefficients.view());
         blas::gemm(
             1.0,
@@ -267,35 +304,69 @@ impl<'a> Lanczos<'a> {
             0.0,
             vectors.view_mut(),
         )?;
-        let mut images = self.times(vectors.view())?;
-        for ((mut image, vector), value) in images
-            .columns_mut()
-            .into_iter()
-            .zip(vectors.columns())
-            .zip(&pairs.values)
-        {
-            image.scaled_add(-value, &vector);
-        }
-        let lengths = norms::of_columns(images.view()).into_iter();
-        let residual = lengths.fold(0.0, f64::max) / pairs.values[0];
-        if residual.is_nan() || residual > limit {
-            return Ok(Err(format!(
-                "the residual of a vector is {residual:.1e}, more than {limit:.1e}"
-            )));
-        }
-        let leading = Leading {
-            values,
-            vectors,
-            residual,
-        };
-        Ok(Ok((leading, doubt)))
+        check(self.c, pairs.values, vectors, tolerance)
     }
+}
+
+/// Eigenvalues, largest first, and vectors `[n, k]`, checked by products with C itself.
+fn check(
+    c: ArrayView2<f64>,
+    eigenvalues: Vec<f64>,
+    vectors: Array2<f64>,
+    tolerance: f64,
+) -> Result<Checked, LinalgError> {
+    let n = c.nrows();
+    let values: Vec<f64> = eigenvalues.iter().map(|value| value.sqrt()).collect();
+    // A residual of rho s_1^2 couples a pair to the rest of C by as much, which moves the largest value of the
+    // rest by the square of that over s_k^2.
+    let limit = 4.0 * needed(tolerance, &values, n);
+    let doubt = match doubt(limit, &values, n) {
+        Ok(doubt) => doubt,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let mut images = times(c, vectors.view())?;
+    for ((mut image, vector), value) in images
+        .columns_mut()
+        .into_iter()
+        .zip(vectors.columns())
+        .zip(&eigenvalues)
+    {
+        image.scaled_add(-value, &vector);
+    }
+    let lengths = norms::of_columns(images.view()).into_iter();
+    let residual = lengths.fold(0.0, f64::max) / eigenvalues[0];
+    if residual.is_nan() || residual > limit {
+        return Ok(Err(format!(
+            "the residual of a vector is {residual:.1e}, more than {limit:.1e}"
+        )));
+    }
+    let leading = Leading {
+        values,
+        vectors,
+        residual,
+    };
+    Ok(Ok((leading, doubt)))
+}
+
+/// `C x` for some columns x.
+fn times(c: ArrayView2<f64>, x: ArrayView2<f64>) -> Result<Array2<f64>, LinalgError> {
+    let mut product = zeros(x.nrows(), x.ncols());
+    let tiles: Vec<_> = product
+        .axis_chunks_iter_mut(Axis(0), TILE)
+        .zip(c.axis_chunks_iter(Axis(1), TILE))
+        .collect();
+    // Rows of C are its columns too, and lie together there.
+    tiles.into_par_iter().try_for_each(|(to, columns)| {
+        let (columns, x) = ((columns, Transpose::Yes), (x, Transpose::No));
+        blas::gemm(1.0, columns, x, 0.0, to)
+    })?;
+    Ok(product)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::linalg::{by_columns, hostile, lapack};
+    use crate::linalg::{by_columns, hostile};
 
     /// Rows with these singular values, and the upper triangle of their products.
     fn products(spectrum: &[f64], seed: u64) -> (Array2<f64>, Array2<f64>) {
@@ -311,6 +382,10 @@ mod tests {
         (rows, products)
     }
 
+    type Way = fn(Array2<f64>, Wanted, usize, f64) -> Result<Outcome, LinalgError>;
+
+    const WAYS: [Way; 2] = [leading, leading_of_all];
+
     fn falling(n: usize, factor: f64) -> Vec<f64> {
         (0..n).map(|i| 3.0 * factor.powi(i as i32)).collect()
     }
@@ -321,9 +396,13 @@ mod tests {
             let (mut rows, products) = products(&falling(n, factor), 5);
             let (_, exact, right) = lapack::gesdd(&mut rows).unwrap();
             // Powers of two, where numbers near the ends of the range are not squared.
-            for scale in [1.0, 2.0_f64.powi(900), 2.0_f64.powi(-900)] {
+            let scales = [1.0, 2.0_f64.powi(900), 2.0_f64.powi(-900)];
+            for (scale, find) in scales
+                .into_iter()
+                .flat_map(|scale| WAYS.map(|way| (scale, way)))
+            {
                 let scaled = &products * scale;
-                let outcome = leading(scaled, Wanted::Count(k), n / 2, f64::EPSILON).unwrap();
+                let outcome = find(scaled, Wanted::Count(k), n / 2, f64::EPSILON).unwrap();
                 let Outcome::Found(found) = outcome else {
                     panic!("{n} {k}: {outcome:?}");
                 };
@@ -352,9 +431,15 @@ mod tests {
         let (_, products) = products(&spectrum, 6);
         let part = (squares(7) + squares(8)) / 2.0;
         let wanted = Wanted::Squares(part);
-        match leading(products, wanted, 100, f64::EPSILON).unwrap() {
-            Outcome::Found(found) => assert_eq!(found.values.len(), 8),
-            Outcome::GaveUp(reason) => panic!("{reason}"),
+        for find in WAYS {
+            match find(products.clone(), wanted, 100, f64::EPSILON).unwrap() {
+                Outcome::Found(found) => assert_eq!(found.values.len(), 8),
+                Outcome::GaveUp(reason) => panic!("{reason}"),
+            }
+        }
+        match leading_of_all(products, wanted, 7, f64::EPSILON).unwrap() {
+            Outcome::GaveUp(reason) => assert!(reason.contains("more than 7"), "{reason}"),
+            Outcome::Found(found) => panic!("{:?}", found.values),
         }
     }
 
@@ -362,13 +447,19 @@ mod tests {
     fn what_it_cannot_prove_it_does_not_say() {
         let mut small = falling(120, 0.9);
         small[2..].fill(1e-5);
-        for (spectrum, k, most, words) in [
-            (small, 3, 60, "too small"),
-            (vec![0.0; 40], 2, 20, "no trace"),
-            (falling(120, 0.999), 2, 24, "convergence"),
+        // Of more vectors than there are directions the last ones have values of nothing but rounding.
+        let mut few = falling(120, 0.9);
+        few[5..].fill(0.0);
+        for (find, spectrum, k, most, words) in [
+            (WAYS[0], small.clone(), 3, 60, "too small"),
+            (WAYS[1], small, 3, 60, "too small"),
+            (WAYS[1], few, 8, 60, "too small"),
+            (WAYS[0], vec![0.0; 40], 2, 20, "no trace"),
+            (WAYS[1], vec![0.0; 40], 2, 20, "no trace"),
+            (WAYS[0], falling(120, 0.999), 2, 24, "convergence"),
         ] {
             let (_, products) = products(&spectrum, 7);
-            let outcome = leading(products, Wanted::Count(k), most, f64::EPSILON).unwrap();
+            let outcome = find(products, Wanted::Count(k), most, f64::EPSILON).unwrap();
             match outcome {
                 Outcome::GaveUp(reason) => assert!(reason.contains(words), "{words}: {reason}"),
                 Outcome::Found(found) => panic!("{words}: {:?}", found.values),

@@ -24,6 +24,9 @@ pub enum Block {
     Mapped64(Mapped<f64>),
 }
 
+/// A block and which of the blocks of all ranks it is.
+pub type NumberedBlock = (usize, Block);
+
 /// Rows that lie one after another among numbers which others use too: those of a mapped file are not copied.
 #[derive(Clone)]
 pub struct Mapped<T> {

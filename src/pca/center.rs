@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, ShapeBuilder, s};
 
-use super::block::{Block, on_rows};
+use super::block::{NumberedBlock, on_rows};
 use crate::kernels::Isa;
 use crate::kernels::vectorized::{Loops, vectorized};
 use crate::linalg::{Scalar, zeros};
@@ -33,6 +33,12 @@ impl Mean {
             .zip(&self.offset)
             .map(|(origin, offset)| origin + offset)
             .collect()
+    }
+
+    /// Whether it is finite. Of numbers that are not all finite it never is, because neither a difference nor a sum
+    /// with one that is not gives one that is.
+    pub fn is_finite(&self) -> bool {
+        self.offset.iter().all(|offset| offset.is_finite())
     }
 
     /// `other - self`.
@@ -125,12 +131,16 @@ fn subtract<'a, T: Scalar>(
 /// The rows of blocks, at least one row in all, minus their mean, and the mean: the same numbers as
 /// [`subtract_mean`] on a copy of them, `[n, width]`, stored by columns, in two passes over the blocks.
 /// The copy takes the memory of `room` where that is enough.
-pub fn centered<T: Scalar>(blocks: &[Block], width: usize, room: Vec<T>) -> (Array2<T>, Mean) {
+pub fn centered<T: Scalar>(
+    blocks: &[NumberedBlock],
+    width: usize,
+    room: Vec<T>,
+) -> (Array2<T>, Mean) {
     let (count, mut mean) = uncorrected(blocks, width);
     let mut deviations = in_room(room, count, width);
     let mut rest = vec![0.0; width];
     let mut first = 0;
-    for block in blocks {
+    for (_, block) in blocks {
         let to = deviations.slice_mut(s![first..first + block.dim().0, ..]);
         on_rows!(block, rows => transpose_deviations(rows, &mean, to, &mut rest));
         first += block.dim().0;
@@ -142,7 +152,7 @@ pub fn centered<T: Scalar>(blocks: &[Block], width: usize, room: Vec<T>) -> (Arr
 /// [`centered`] stored by rows, as the rows of most blocks come: `[n, width]`; and for every column the sum of the
 /// squares of its deviations before they are rounded.
 pub fn centered_by_rows<T: Scalar>(
-    blocks: &[Block],
+    blocks: &[NumberedBlock],
     width: usize,
     room: Vec<T>,
 ) -> (Array2<T>, Mean, Vec<f64>) {
@@ -154,7 +164,7 @@ pub fn centered_by_rows<T: Scalar>(
         squares: vec![0.0; width],
     };
     let mut first = 0;
-    for block in blocks {
+    for (_, block) in blocks {
         let to = deviations.slice_mut(s![first..first + block.dim().0, ..]);
         let (mean, sums) = (&mean, &mut sums);
         let isa = Isa::detect();
@@ -172,13 +182,13 @@ struct Sums {
 }
 
 /// How many rows, and their mean before its correction.
-fn uncorrected(blocks: &[Block], width: usize) -> (usize, Mean) {
-    let count = blocks.iter().map(|block| block.dim().0).sum();
+fn uncorrected(blocks: &[NumberedBlock], width: usize) -> (usize, Mean) {
+    let count = blocks.iter().map(|(_, block)| block.dim().0).sum();
     let mut mean = Mean {
         origin: Vec::new(),
         offset: vec![0.0; width],
     };
-    for block in blocks {
+    for (_, block) in blocks {
         let mean = &mut mean;
         on_rows!(block, rows => vectorized(Isa::detect(), Distances { rows, mean }));
     }
@@ -370,9 +380,9 @@ mod tests {
             let cut = n / 3;
             let (head, tail) = rows.view().split_at(Axis(0), cut);
             let blocks = [
-                Block::from(head.mapv(|x| x as f32)),
-                Block::from(Array2::<f64>::zeros((0, d))),
-                Block::from(tail.to_owned()),
+                (0, head.mapv(|x| x as f32).into()),
+                (1, Array2::<f64>::zeros((0, d)).into()),
+                (2, tail.to_owned().into()),
             ];
             for room in [vec![], vec![f64::NAN; n * d - 1], vec![f64::NAN; n * d + 3]] {
                 let centered = centered(&blocks, d, room);
@@ -390,6 +400,23 @@ mod tests {
             let (single, same) = centered::<f32>(&blocks, d, vec![]);
             assert_eq!((single, same), (expected.mapv(|x| x as f32), mean));
         }
+    }
+
+    #[test]
+    fn what_is_not_finite_leaves_no_finite_mean() {
+        for strange in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            for (n, places) in [(1, vec![0]), (5, vec![0]), (5, vec![3]), (5, vec![0, 2])] {
+                let mut rows = hostile::uniform(n, 3, 6);
+                for row in places {
+                    rows[[row, 1]] = strange;
+                }
+                let blocks = [(0, rows.clone().into())];
+                assert!(!centered::<f32>(&blocks, 3, vec![]).1.is_finite());
+                assert!(!centered_by_rows::<f64>(&blocks, 3, vec![]).1.is_finite());
+                assert!(!subtract_mean(rows.view_mut()).is_finite());
+            }
+        }
+        assert!(subtract_mean(hostile::uniform(5, 3, 6).view_mut()).is_finite());
     }
 
     #[test]

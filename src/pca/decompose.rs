@@ -7,8 +7,8 @@ use super::fit::{Components, PcaSettings, Precision};
 use super::spectrum::Spectrum;
 use crate::linalg::blas::{Transpose, gemm};
 use crate::linalg::gaussian::gaussian;
-use crate::linalg::partial_svd::{Outcome, Side, Wanted, leading};
-use crate::linalg::{Scalar, norms, svd, zeros};
+use crate::linalg::partial_svd::{Leading, Outcome, Side, Wanted, leading};
+use crate::linalg::{Scalar, norms, partial_eigen, svd, zeros};
 
 /// From this order on the leading part alone is worth trying; below it, everything takes
 /// milliseconds.
@@ -17,6 +17,9 @@ const PARTIAL_FROM: usize = 256;
 /// Up to this part of the values counts as few. Beyond it, the basis that finds them costs as much as
 /// the whole.
 const FEW: usize = 16;
+
+/// The pass that confirms components from products costs as much as half of a QR at this part of the values.
+const FEW_IN_PRODUCTS: usize = 4;
 
 /// The basis may grow to this part of the order before everything is computed instead: for a number of
 /// components that is known, and for one that is not.
@@ -74,9 +77,43 @@ pub(super) fn decompose(
     })
 }
 
+/// Whether components of rows, of columns or rows of this number, are worth looking for in their products.
+pub(super) fn are_in_products(components: Components, order: usize) -> bool {
+    match components {
+        Components::Count(k) => k <= order / FEW_IN_PRODUCTS,
+        Components::Variance(_) => order >= FEW_IN_PRODUCTS,
+    }
+}
+
+/// The leading eigenvectors of products of which the upper triangle counts, and the roots of their values; or why they
+/// do not tell.
+pub(super) fn leading_of_products(
+    products: Array2<f64>,
+    settings: &PcaSettings,
+) -> Result<Leading, String> {
+    let order = products.ncols();
+    let accuracy = accuracy(settings.precision);
+    let found = match (wanted(settings.components, order), settings.components) {
+        (Ok((wanted, most)), _) => partial_eigen::leading(products, wanted, most, accuracy),
+        (Err(_), components) => {
+            let wanted = match components {
+                Components::Count(k) => Wanted::Count(k),
+                Components::Variance(fraction) => Wanted::Squares(fraction),
+            };
+            let most = order / FEW_IN_PRODUCTS;
+            partial_eigen::leading_of_all(products, wanted, most, accuracy)
+        }
+    };
+    match found {
+        Ok(Outcome::Found(found)) => Ok(found),
+        Ok(Outcome::GaveUp(reason)) => Err(reason),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// What to ask of a search for the leading values of a matrix of this order, and the largest basis that it may
 /// take; or why all of them are computed instead.
-pub(super) fn wanted(components: Components, order: usize) -> Result<(Wanted, usize), String> {
+fn wanted(components: Components, order: usize) -> Result<(Wanted, usize), String> {
     if order < PARTIAL_FROM {
         return Err("so few that a part of them would save nothing".into());
     }
@@ -89,7 +126,7 @@ pub(super) fn wanted(components: Components, order: usize) -> Result<(Wanted, us
 
 /// How accurately leading values are looked for: to f32 a factor is no better than the root of eps of f64 (`gram`),
 /// and products are worse than that.
-pub(super) fn accuracy(precision: Precision) -> f64 {
+fn accuracy(precision: Precision) -> f64 {
     match precision {
         Precision::F32 => f32::EPS / 256.0,
         Precision::F64 => f64::EPS,

@@ -5,6 +5,7 @@ use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use super::block::Block;
+use super::center::Mean;
 use super::evidence::{Evidence, Route};
 use super::exchange::Exchange;
 use super::model::Model;
@@ -262,6 +263,18 @@ pub fn check_finite(block: usize, features: &Block) -> Result<(), PcaError> {
         Some((row, column)) => Err(PcaError::NotFinite { block, row, column }),
         None => Ok(()),
     }
+}
+
+/// [`check_finite`] for blocks whose rows have this mean, which are looked through only where it is not finite.
+pub(super) fn check_by_mean<'a>(
+    mean: &Mean,
+    blocks: impl IntoIterator<Item = (usize, &'a Block)>,
+) -> Result<(), PcaError> {
+    if mean.is_finite() {
+        return Ok(());
+    }
+    let mut blocks = blocks.into_iter();
+    blocks.try_for_each(|(number, block)| check_finite(number, block))
 }
 
 /// Broadcasts components `[k, d]` from `root`; the other ranks give `None`.

@@ -14,8 +14,10 @@ use std::marker::PhantomData;
 use ndarray::{Array1, Array2, s};
 use rayon::prelude::*;
 
-use super::block::Block;
+use super::PcaError;
+use super::block::NumberedBlock;
 use super::center::{Mean, centered_by_rows};
+use super::fit::check_by_mean;
 use super::leaf::{Joined, Node, TreeNode};
 use crate::linalg::blas::Transpose;
 use crate::linalg::{LinalgError, Scalar, triangle, zeros};
@@ -52,11 +54,12 @@ impl<P: Scalar> TreeNode for Gram<P> {
 
     /// n d^2 operations.
     fn from_blocks(
-        blocks: Vec<Block>,
+        blocks: Vec<NumberedBlock>,
         width: usize,
         room: Vec<P>,
-    ) -> Result<(Self, Vec<P>), LinalgError> {
+    ) -> Result<(Self, Vec<P>), PcaError> {
         let (deviations, mean, squares) = centered_by_rows(&blocks, width, room);
+        check_by_mean(&mean, blocks.iter().map(|(number, block)| (*number, block)))?;
         drop(blocks);
         let rows = deviations.nrows() as u64;
         let mut products = zeros::<P>(width, width);
@@ -115,7 +118,7 @@ mod tests {
     use crate::pca::center::subtract_mean;
 
     fn node(rows: &Array2<f64>) -> Gram<f64> {
-        let blocks = vec![rows.clone().into()];
+        let blocks = vec![(0, rows.clone().into())];
         Gram::from_blocks(blocks, rows.ncols(), vec![]).unwrap().0
     }
 

@@ -3,9 +3,11 @@
 
 use ndarray::Array2;
 
-use super::block::Block;
+use super::PcaError;
+use super::block::NumberedBlock;
 use super::center::{Mean, centered};
 use super::exchange::to_numbers;
+use super::fit::check_by_mean;
 use crate::linalg::{LinalgError, Scalar, qr, zeros};
 
 /// What the tree keeps of a set of rows.
@@ -17,12 +19,13 @@ pub trait TreeNode: Sized + Send + 'static {
     fn leaf_rows(shape: (usize, usize)) -> usize;
 
     /// The node of a leaf: of the rows of `blocks`, n >= 1 in all, of `width` columns. It computes in the memory
-    /// of `room` where that is enough, and returns the memory that it took, for the next leaf.
+    /// of `room` where that is enough, and returns the memory that it took, for the next leaf. Refuses NaN and
+    /// infinity.
     fn from_blocks(
-        blocks: Vec<Block>,
+        blocks: Vec<NumberedBlock>,
         width: usize,
         room: Vec<Self::Scalar>,
-    ) -> Result<(Self, Vec<Self::Scalar>), LinalgError>;
+    ) -> Result<(Self, Vec<Self::Scalar>), PcaError>;
 
     /// The node of the rows of both.
     fn merge(self, later: Self) -> Result<Self, LinalgError>;
@@ -68,11 +71,12 @@ impl<T: Scalar> TreeNode for Node<T> {
 
     /// 2 d^2 (n - d / 3) operations.
     fn from_blocks(
-        blocks: Vec<Block>,
+        blocks: Vec<NumberedBlock>,
         width: usize,
         room: Vec<T>,
-    ) -> Result<(Self, Vec<T>), LinalgError> {
+    ) -> Result<(Self, Vec<T>), PcaError> {
         let (rows, mean) = centered(&blocks, width, room);
+        check_by_mean(&mean, blocks.iter().map(|(number, block)| (*number, block)))?;
         drop(blocks);
         let count = rows.nrows() as u64;
         let factored = qr::Factored::new(rows)?;
@@ -226,7 +230,7 @@ mod tests {
     use crate::pca::center::subtract_mean;
 
     fn node(rows: &Array2<f64>) -> Node<f64> {
-        Node::from_blocks(vec![rows.clone().into()], rows.ncols(), vec![])
+        Node::from_blocks(vec![(0, rows.clone().into())], rows.ncols(), vec![])
             .unwrap()
             .0
     }

@@ -18,7 +18,7 @@ use super::PcaError;
 use super::block::{Block, on_rows};
 use super::center::Mean;
 use super::exchange::Exchange;
-use super::fit::{Rows, check_finite};
+use super::fit::Rows;
 use super::tasks::Tasks;
 use super::tree::{Merge, Plan, Step, take};
 use crate::kernels::Isa;
@@ -315,13 +315,13 @@ impl<'a, C: Exchange> Walk<'a, C> {
         self.plan.root_rank
     }
 
-    /// Makes a node of every block, of about so many directions, and merges them; the rank of the root gets the
-    /// last one.
+    /// Makes a node of every block and its number, of about so many directions, and merges them; the rank of the root
+    /// gets the last one.
     pub fn reduce<N: Send>(
         &self,
         read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
         directions: usize,
-        leaf: impl Fn(&Block) -> Result<N, PcaError> + Sync,
+        leaf: impl Fn(usize, &Block) -> Result<N, PcaError> + Sync,
         merge: impl Fn(N, N) -> Result<N, PcaError>,
         to_message: impl Fn(&N) -> Vec<f64>,
         from_message: impl Fn(&[f64]) -> N,
@@ -350,10 +350,7 @@ impl<'a, C: Exchange> Walk<'a, C> {
                         {
                             let block = self.blocks[next];
                             let (rows, leaf) = (read(block)?, &leaf);
-                            tasks.spawn(move || {
-                                let made = check_finite(block, &rows).and_then(|()| leaf(&rows));
-                                (next, made)
-                            });
+                            tasks.spawn(move || (next, leaf(block, &rows)));
                         }
                         if nodes.contains_key(&index) {
                             break;
@@ -391,7 +388,7 @@ impl<'a, C: Exchange> Walk<'a, C> {
         })
     }
 
-    /// A pass over the rows: the image of all rows, at the root.
+    /// A pass over the rows, which were read before and found finite: the image of all rows, at the root.
     pub fn pass<T: Scalar>(
         &self,
         read: &mut dyn FnMut(usize) -> Result<Block, PcaError>,
@@ -403,7 +400,7 @@ impl<'a, C: Exchange> Walk<'a, C> {
         self.reduce(
             read,
             directions.ncols(),
-            |block| Image::of(block, columns, directions.view(), width),
+            |_, block| Image::of(block, columns, directions.view(), width),
             Image::merge,
             Image::to_message,
             |message| Image::from_message(message, self.width),

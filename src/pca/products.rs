@@ -42,8 +42,6 @@ use super::passes::{Columns, Image, Walk, broadcast_by_columns, product, qr_basi
 use super::solver::Solver;
 use super::spectrum::Spectrum;
 use super::tsqr::{plan, reduce, standard_deviations};
-use crate::linalg::partial_eigen::leading;
-use crate::linalg::partial_svd::Outcome;
 use crate::linalg::{Scalar, norms, sign, svd, zeros};
 
 /// Columns whose squares add up to less than this may have lost digits, or other columns' products with them: the
@@ -63,7 +61,7 @@ pub(super) enum Tried {
 pub(super) fn are_worth_trying(settings: &PcaSettings, rows: &Rows) -> bool {
     settings.solver == Solver::Auto
         && rows.total() >= rows.width
-        && decompose::wanted(settings.components, rows.width).is_ok()
+        && decompose::are_in_products(settings.components, rows.width)
 }
 
 /// The largest residual `|X^T u - s v| / s_1` that confirms components of n rows and d columns. In f64, the rounding
@@ -209,25 +207,17 @@ fn search<P: Scalar>(
         return Ok(Err("they overflow".into()));
     }
     let norm = c.diag().sum().sqrt();
-    let (wanted, most) = match decompose::wanted(settings.components, d) {
-        Ok(asked) => asked,
-        Err(reason) => return Ok(Err(reason)),
-    };
     let probes = evidence::of_products(c.view());
-    let accuracy = decompose::accuracy(settings.precision);
-    Ok(match leading(c, wanted, most, accuracy) {
-        Ok(Outcome::Found(found)) => Ok(Found {
-            columns: Columns { mean, scale, norm },
-            vectors: found.vectors,
-            evidence: Evidence {
-                probes,
-                svd: decompose::leading_of(found.values.len(), d),
-                ..Evidence::default()
-            },
-        }),
-        Ok(Outcome::GaveUp(reason)) => Err(reason),
-        Err(error) => Err(error.to_string()),
-    })
+    let found = decompose::leading_of_products(c, settings);
+    Ok(found.map(|found| Found {
+        columns: Columns { mean, scale, norm },
+        evidence: Evidence {
+            probes,
+            svd: decompose::leading_of(found.values.len(), d),
+            ..Evidence::default()
+        },
+        vectors: found.vectors,
+    }))
 }
 
 /// Gives every rank what the root of the products found.
@@ -482,7 +472,8 @@ pub(super) mod tests {
         }
     }
 
-    /// That a model of 12 components is that of the SVD of the centred rows by LAPACK, for rows of [`falling`].
+    /// That a model is that of the SVD of the centred rows by LAPACK, for rows of [`falling`] whose values fall slowly
+    /// enough.
     pub fn assert_is_svd(found: &Model, x: &Array2<f64>, limit: f64) {
         let exact = exact(x);
         for (a, b) in found.singular_values.iter().zip(&exact.values) {
@@ -501,9 +492,26 @@ pub(super) mod tests {
         }
     }
 
+    /// Below 256 columns, and with more than one in sixteen of their number, all eigenvalues are computed.
+    #[test]
+    fn narrow_rows_and_many_components_come_from_products_too() {
+        for (d, k) in [(48, 12), (300, 75)] {
+            let x = falling(700, d, k + 3, 0.01);
+            let few = settings(Precision::F64, Components::Count(k));
+            let found = model(&x, few, 2);
+            let reason = &found.solver_reason;
+            assert_eq!(found.evidence.route, Route::of_products(k), "{reason}");
+            assert_is_svd(&found, &x, 1e-13);
+            // One more, and the pass over the rows would cost what a QR does.
+            let many = settings(Precision::F64, Components::Count(k + 1));
+            assert_eq!(model(&x, many, 2).evidence.route, Route::FACTOR);
+        }
+    }
+
     #[test]
     fn every_number_of_ranks_gives_the_same_bits() {
         assert_same_on_all_ranks(&falling(700, 256, 30, 0.05));
+        assert_same_on_all_ranks(&falling(700, 48, 30, 0.05));
     }
 
     /// That a part of the variance comes from products, and with the same bits at every number of ranks.
@@ -589,7 +597,7 @@ pub(super) mod tests {
         let (n, d, k) = (400, 256, 6);
         let x = falling(n, d, 20, 0.05);
         let settings = settings(Precision::F64, Components::Count(k));
-        let blocks = vec![x.clone().into()];
+        let blocks = vec![(0, x.clone().into())];
         let node = |blocks| crate::pca::leaf::TreeNode::from_blocks(blocks, d, vec![]);
         let (products, _): (Gram<f64>, _) = node(blocks).unwrap();
         let mut found = search(products, &settings).unwrap().unwrap();

@@ -23,7 +23,7 @@ use super::block::Block;
 use super::center::{Mean, subtract_mean};
 use super::evidence::{self, Approximation, Evidence, Route};
 use super::exchange::Exchange;
-use super::fit::{Components, PcaSettings, Rows, Solution, broadcast_components};
+use super::fit::{Components, PcaSettings, Rows, Solution, broadcast_components, check_by_mean};
 use super::passes::{self, Columns, Image, Walk, broadcast_by_columns, plain, product, qr_basis};
 use super::spectrum::Spectrum;
 use super::tsqr::standard_deviations;
@@ -114,14 +114,16 @@ struct Spread {
 }
 
 impl Spread {
-    fn of(block: &Block) -> Spread {
+    /// Of a block. Refuses NaN and infinity.
+    fn of(number: usize, block: &Block) -> Result<Spread, PcaError> {
         let mut deviations = block.to_scalar::<f64>();
         let mean = subtract_mean(deviations.view_mut());
-        Spread {
+        check_by_mean(&mean, [(number, block)])?;
+        Ok(Spread {
             rows: deviations.nrows() as f64,
             mean,
             norms: norms::of_columns(deviations.view()),
-        }
+        })
     }
 
     /// The spread of the rows of both (Chan, Golub and LeVeque, "Algorithms for computing the sample
@@ -172,7 +174,7 @@ fn columns<C: Exchange>(
     let spread = walk.reduce(
         read,
         0,
-        |block| Ok(Spread::of(block)),
+        Spread::of,
         |early, late| Ok(early.merge(late)),
         Spread::to_message,
         Spread::from_message,
@@ -319,9 +321,12 @@ mod tests {
     #[test]
     fn spreads_of_parts_are_the_spread_of_the_whole() {
         for (name, rows) in hostile::all(30, 6) {
-            let block = |range| Block::from(rows.slice(s![range, ..]).to_owned());
-            let whole = Spread::of(&block(0..30));
-            let parts = Spread::of(&block(0..7)).merge(Spread::of(&block(7..30)));
+            let spread = |range| {
+                let block = Block::from(rows.slice(s![range, ..]).to_owned());
+                Spread::of(0, &block).unwrap()
+            };
+            let whole = spread(0..30);
+            let parts = spread(0..7).merge(spread(7..30));
             assert_eq!(parts.rows, 30.0);
             let unit = norms::frobenius(&rows).max(f64::MIN_POSITIVE);
             for (a, b) in whole.norms.iter().zip(&parts.norms) {

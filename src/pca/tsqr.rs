@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use ndarray::Array2;
 
 use super::PcaError;
-use super::block::Block;
+use super::block::{Block, NumberedBlock};
 use super::decompose::{self, decompose};
 use super::evidence::{self, Evidence, KeptFactor, Route};
 use super::exchange::Exchange;
@@ -230,7 +230,7 @@ impl<'scope, 'env, N: TreeNode> Nodes<'scope, 'env, N> {
     fn factor(
         &mut self,
         leaf: usize,
-        blocks: Vec<(usize, Block)>,
+        blocks: Vec<NumberedBlock>,
         width: usize,
     ) -> Result<(), PcaError> {
         while self.leaves >= self.most_leaves {
@@ -239,15 +239,7 @@ impl<'scope, 'env, N: TreeNode> Nodes<'scope, 'env, N> {
         self.leaves += 1;
         self.leaves_left -= 1;
         let room = self.spare.pop().unwrap_or_default();
-        self.spawn(leaf, true, move || {
-            let wrong = |(block, rows): &(usize, Block)| check_finite(*block, rows).err();
-            // One after another: a thread that waits for parts of a leaf would begin with another leaf.
-            if let Some(error) = blocks.iter().find_map(wrong) {
-                return Err(error);
-            }
-            let blocks = blocks.into_iter().map(|(_, rows)| rows).collect();
-            Ok(N::from_blocks(blocks, width, room)?)
-        });
+        self.spawn(leaf, true, move || N::from_blocks(blocks, width, room));
         Ok(())
     }
 

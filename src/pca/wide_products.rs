@@ -41,8 +41,6 @@ use super::spectrum::Spectrum;
 use super::tree::Plan;
 use super::wide::{Center, gather};
 use crate::linalg::blas::{Transpose, gemm};
-use crate::linalg::partial_eigen::leading;
-use crate::linalg::partial_svd::Outcome;
 use crate::linalg::{Scalar, norms, qr, triangle, zeros};
 
 /// Columns of a block that are multiplied at a time: in f64 they stay in the cache between the products.
@@ -50,7 +48,7 @@ const COLUMNS_AT_ONCE: usize = 128;
 
 /// Whether the products are worth trying: nobody asked for a QR, and the components that are wanted are few.
 pub(super) fn are_worth_trying(settings: &PcaSettings, n: usize) -> bool {
-    settings.solver == Solver::Auto && decompose::wanted(settings.components, n).is_ok()
+    settings.solver == Solver::Auto && decompose::are_in_products(settings.components, n)
 }
 
 /// Solves from the products of the n rows, of which this rank has the blocks of columns `slices`, centred (and scaled),
@@ -185,21 +183,13 @@ fn search(g: Array2<f64>, settings: &PcaSettings) -> Result<Result<Found, String
     if !images.iter().all(|x| x.is_finite()) || !trace.is_finite() {
         return Ok(Err("they overflow".into()));
     }
-    let (wanted, most) = match decompose::wanted(settings.components, n) {
-        Ok(asked) => asked,
-        Err(reason) => return Ok(Err(reason)),
-    };
-    let accuracy = decompose::accuracy(settings.precision);
-    Ok(match leading(g, wanted, most, accuracy) {
-        Ok(Outcome::Found(found)) => Ok(Found {
-            vectors: found.vectors,
-            norm: trace.sqrt(),
-            lengths,
-            lengths_of_images,
-        }),
-        Ok(Outcome::GaveUp(reason)) => Err(reason),
-        Err(error) => Err(error.to_string()),
-    })
+    let found = decompose::leading_of_products(g, settings);
+    Ok(found.map(|found| Found {
+        vectors: found.vectors,
+        norm: trace.sqrt(),
+        lengths,
+        lengths_of_images,
+    }))
 }
 
 /// `G x` for a symmetric matrix `[n, n]`, of which the upper triangle counts, and a few columns x.
@@ -321,18 +311,21 @@ mod tests {
     const K: usize = 12;
 
     /// Rows with a spectrum that falls to `least` within 30 values and stays there.
-    fn falling(least: f64) -> Array2<f64> {
+    fn falling(n: usize, least: f64) -> Array2<f64> {
         let value = |i: usize| least.powf(i.min(30) as f64 / 30.0);
-        let spectrum: Vec<f64> = (0..N).map(value).collect();
+        let spectrum: Vec<f64> = (0..n).map(value).collect();
         hostile::with_spectrum(D, &spectrum, 9).reversed_axes() + 5.0
     }
 
     #[test]
     fn what_the_columns_confirm_is_as_good_as_an_svd_of_the_rows() {
-        for (precision, least, limit) in
-            [(Precision::F64, 0.01, 1e-13), (Precision::F32, 0.1, 1e-6)]
-        {
-            let x = falling(least);
+        // Of few rows all eigenvalues are computed.
+        for (n, precision, least, limit) in [
+            (N, Precision::F64, 0.01, 1e-13),
+            (4 * K, Precision::F64, 0.01, 1e-13),
+            (N, Precision::F32, 0.1, 1e-6),
+        ] {
+            let x = falling(n, least);
             let found = model(&x, settings(precision, Components::Count(K)), 1);
             let reason = &found.solver_reason;
             assert_eq!(found.evidence.route, Route::of_products(K), "{reason}");
@@ -345,7 +338,8 @@ mod tests {
 
     #[test]
     fn every_number_of_ranks_gives_the_same_bits() {
-        assert_same_on_all_ranks(&falling(0.05));
+        assert_same_on_all_ranks(&falling(N, 0.05));
+        assert_same_on_all_ranks(&falling(4 * K, 0.05));
     }
 
     #[test]
@@ -353,9 +347,9 @@ mod tests {
         let few = Components::Count(K);
         for (name, x, words) in [
             // The twelfth value is 5e-4 of the largest: its square is lost among those of the first.
-            ("steep", falling(1e-9), "too small"),
+            ("steep", falling(N, 1e-9), "too small"),
             // Their squares are no numbers.
-            ("tiny", falling(0.05) * 1e-170, "no trace"),
+            ("tiny", falling(N, 0.05) * 1e-170, "no trace"),
         ] {
             let kept = PcaSettings {
                 keep_factor: name == "steep",
@@ -381,12 +375,16 @@ mod tests {
             assert_eq!(asked.components, found.components);
         }
         // The twelfth value is 1e-3 of the largest: the products show it, but in f32 not well enough.
-        let faint = falling(8e-9);
+        let faint = falling(N, 8e-9);
         let found = model(&faint, settings(Precision::F32, few), 3);
         let (reason, route) = (&found.solver_reason, found.evidence.route);
         assert!(reason.contains("residual of component"), "{reason}");
         assert!(route.factor && route.directions == K, "{route:?}");
-        let found = model(&(falling(0.05) * 1e156), settings(Precision::F64, few), 2);
+        let found = model(
+            &(falling(N, 0.05) * 1e156),
+            settings(Precision::F64, few),
+            2,
+        );
         let reason = &found.solver_reason;
         assert!(
             found.evidence.route.factor && reason.contains("overflow"),
@@ -397,7 +395,7 @@ mod tests {
     #[test]
     fn a_vector_that_is_none_is_not_confirmed() {
         let settings = settings(Precision::F64, Components::Count(6));
-        let a = by_columns((falling(0.05) - 5.0).t());
+        let a = by_columns((falling(N, 0.05) - 5.0).t());
         let center = Center {
             mean: vec![0.0; D],
             scale: vec![1.0; D],
