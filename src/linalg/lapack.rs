@@ -213,7 +213,7 @@ pub fn syevd(mut a: Array2<f64>) -> Result<(Vec<f64>, Array2<f64>), LinalgError>
         let length = if query { -1 } else { work.len() as c_int };
         let count = if query { -1 } else { integers.len() as c_int };
         // SAFETY: `a` holds n x n values by columns, `values` n, `work` as many as `length` and `integers` as many as
-        // `count` says (one each for a query).
+        // `count` says (one each for a query), and `length` is no less than the documentation asks for.
         unsafe {
             lapack_sys::dsyevd_(
                 &job,
@@ -232,7 +232,10 @@ pub fn syevd(mut a: Array2<f64>) -> Result<(Vec<f64>, Array2<f64>), LinalgError>
     };
     let (mut answer, mut count) = ([0.0], [0]);
     call(&mut a, &mut answer, &mut count, true);
-    let mut work = workspace(NAME, answer[0], &a)?;
+    // LAPACK counts in 32 bits, and where its count passes them, the answer is a small one.
+    let order = a.nrows() as f64;
+    let least = 1.0 + 6.0 * order + 2.0 * order * order;
+    let mut work = workspace(NAME, answer[0].max(least), &a)?;
     let mut integers = vec![0; count[0].max(1) as usize];
     call(&mut a, &mut work, &mut integers, false);
     refused(NAME, info)?;

@@ -6,7 +6,8 @@
 //! squares of the singular values of X, and the eigenvectors its right singular vectors, so the search is
 //! that of [`partial_svd`](super::partial_svd) with half of its bases. What is found is checked in the same
 //! way: residuals from products with C itself, and a Cholesky factor of `t^2 I - (C - V S^2 V^T)` for a t just
-//! above the last value, which exists only if no other is larger.
+//! above the last value, which exists only if no other is larger. [`leading_of_all`] takes LAPACK's eigenvectors of the
+//! whole instead, and needs no such proof.
 //!
 //! All of that is true of C as it is given. What rounding in C means for X, the caller has to know.
 

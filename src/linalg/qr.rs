@@ -58,6 +58,10 @@ impl<T: Scalar> Factored<T> {
             diagonal.slice_mut(s![.., ..width]),
         )?;
         for (start, end) in panels(k, PANEL) {
+            if end == a.ncols() {
+                // Nothing is left that other threads could take: few columns need not wait for one.
+                break;
+            }
             let next = PANEL.min(k - end);
             let (left, right) = a.view_mut().split_at(Axis(1), end);
             let v = left.slice_move(s![start.., start..]);

@@ -19,7 +19,7 @@ const PARTIAL_FROM: usize = 256;
 const FEW: usize = 16;
 
 /// The pass that confirms components from products costs as much as half of a QR at this part of the values.
-const FEW_IN_PRODUCTS: usize = 4;
+pub(super) const FEW_IN_PRODUCTS: usize = 4;
 
 /// The basis may grow to this part of the order before everything is computed instead: for a number of
 /// components that is known, and for one that is not.

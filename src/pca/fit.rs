@@ -235,8 +235,8 @@ fn check_settings(rows: &Rows, settings: &PcaSettings) -> Result<(), PcaError> {
     }
 }
 
-/// Reads a block, which has to be as it was announced. Whether its numbers are finite is checked by [`check_finite`]
-/// on the threads that compute with them, or before they are sent.
+/// Reads a block, which has to be as it was announced. Whether its numbers are finite is checked when it is read for
+/// the first time: on the threads that compute with them ([`check_by_mean`]), or before they are sent.
 pub(super) fn read_shaped(rows: &Rows, read: &mut Read, block: usize) -> Result<Block, PcaError> {
     let (expected_rows, expected_columns) = (rows.rows_per_block[block], rows.width);
     if expected_rows == 0 {

@@ -31,6 +31,11 @@ pub struct Gram<P>(Node<f64>, PhantomData<P>);
 /// Few rows make about so many leaves, unless they would have fewer rows than half of the columns.
 const LEAVES: usize = 4;
 
+/// Many rows of few columns make about so many leaves, so that what it takes to hand out and to merge them costs little,
+/// unless they would have more rows than this.
+const MANY_LEAVES: usize = 256;
+const TALL: usize = 4096;
+
 impl<P> Gram<P> {
     fn new(node: Node<f64>) -> Self {
         Gram(node, PhantomData)
@@ -47,9 +52,9 @@ impl<P: Scalar> TreeNode for Gram<P> {
 
     /// A merge reads and adds d^2 / 2 numbers, and each node is d^2 numbers of fresh memory: with twice as many leaves
     /// 20000 x 2048 takes a tenth longer on two ranks of one thread. But of few rows leaves may be low, so that ranks and
-    /// threads find some to share; of many a leaf is no larger than two nodes.
+    /// threads find some to share; of many a leaf has twice as many rows as columns, or [`TALL`].
     fn leaf_rows((n, d): (usize, usize)) -> usize {
-        (n / LEAVES).clamp(d.div_ceil(2), 2 * d)
+        (n / LEAVES).clamp(d.div_ceil(2), (2 * d).max((n / MANY_LEAVES).min(TALL)))
     }
 
     /// n d^2 operations.

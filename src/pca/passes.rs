@@ -7,12 +7,14 @@
 //! values rounding would swallow.
 //!
 //! Z is summed and R merged along a tree over blocks, so the bits depend neither on the ranks nor on
-//! their threads, which share out the blocks of a rank. Memory of a rank: a few matrices of d x l, one for
-//! each level of the tree and each block in work, and these blocks. 4 n d l operations.
+//! their threads, which share out the blocks of a rank. A node of few rows has these as they are: R of many
+//! rows at once is several times as fast as R of a few, again and again. Memory of a rank: a few matrices of
+//! d x l and as many of those rows, one for each level of the tree and each block in work, and these blocks. 4 n d l
+//! operations.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use ndarray::{Array2, ArrayView2, Axis, ShapeBuilder, concatenate, s};
+use ndarray::{Array2, ArrayView2, Axis, ShapeBuilder, s};
 
 use super::PcaError;
 use super::block::{Block, on_rows};
@@ -26,8 +28,11 @@ use crate::kernels::vectorized::{Loops, vectorized};
 use crate::linalg::blas::{Transpose, gemm};
 use crate::linalg::{Scalar, by_columns, norms, qr, svd, zeros};
 
-/// Blocks that a thread gets at a time, so that none waits long for the others.
-const BLOCKS_A_THREAD: usize = 2;
+/// Tasks of a thread that are handed out at a time, so that none waits long for the others.
+const TASKS_A_THREAD: usize = 2;
+
+/// A task is made of so many bytes of small blocks that handing it out costs little beside it.
+const BYTES_OF_TASK: usize = 1 << 22;
 
 /// Rows of a block that are multiplied at a time: their deviations stay in the cache between the products.
 const ROWS_AT_ONCE: usize = 128;
@@ -35,15 +40,30 @@ const ROWS_AT_ONCE: usize = 128;
 /// Blocks in work take no more than this together, unless it is one alone.
 const BYTES_AT_ONCE: usize = 1 << 30;
 
-/// Bytes of a block of so many rows of d columns in work: the rows as they came, the deviations of some, and l
-/// directions.
+/// Bytes of a block of so many rows of d columns in work: the rows as they came, the deviations of some, and twice its
+/// image of l directions.
 fn bytes_of_block(block_rows: usize, d: usize, l: usize) -> usize {
-    f64::BYTES * d * (l + block_rows + ROWS_AT_ONCE.min(block_rows))
+    let rows = block_rows + ROWS_AT_ONCE.min(block_rows);
+    f64::BYTES * (d * rows + 2 * l * (d + block_rows))
 }
 
-/// How many blocks are in work at once on so many threads.
-fn blocks_at_once(bytes: usize, threads: usize) -> usize {
-    (BYTES_AT_ONCE / bytes.max(1)).clamp(1, BLOCKS_A_THREAD * threads.max(1))
+/// How many blocks of so many bytes a task is made of, and how many tasks are in work at once on so many threads.
+fn tasks_of(bytes: usize, threads: usize) -> (usize, usize) {
+    let blocks = (BYTES_OF_TASK / bytes.max(1)).max(1);
+    let at_once = BYTES_AT_ONCE / (blocks * bytes).max(1);
+    (blocks, at_once.clamp(1, TASKS_A_THREAD * threads.max(1)))
+}
+
+/// Rows of images that a node has as they are, of l directions; of more it has R.
+fn most_stacked(l: usize) -> usize {
+    /// A QR of more rows is no faster.
+    const ENOUGH: usize = 512;
+    ENOUGH.max(4 * l)
+}
+
+/// How high the R of a node is that is made of so many rows of images of l directions.
+fn height_of(rows: usize, l: usize) -> usize {
+    if rows > most_stacked(l) { l } else { rows }
 }
 
 /// Bytes of a rank in a pass with l directions over n rows of d columns, in blocks of so many rows: the directions
@@ -57,8 +77,9 @@ pub(super) fn memory_bytes(
     let levels = (1.0 + n as f64 / block_rows as f64).log2().ceil();
     let block_rows = block_rows.min(n);
     let bytes = bytes_of_block(block_rows, d, l);
-    let in_work = blocks_at_once(bytes, threads) * bytes;
-    f64::BYTES as f64 * (4.0 + levels) * (d * l) as f64 + in_work as f64
+    let (blocks, at_once) = tasks_of(bytes, threads);
+    let numbers = (4.0 + levels) * ((d + most_stacked(l)) * l) as f64;
+    f64::BYTES as f64 * numbers + (at_once * blocks * bytes) as f64
 }
 
 /// Mean and scale of the columns of all rows, and the norm of the rows after both.
@@ -97,7 +118,8 @@ impl<F: Scalar, T: Scalar> Loops for Deviations<'_, F, T> {
 
 /// What a pass brings together of some rows: R of `Y = X B` and `Z = X^T Y` for the first columns of B.
 pub(super) struct Image {
-    /// `[min(rows, columns of B), columns of B]`, stored by columns.
+    /// `[min(rows, columns of B), columns of B]`, stored by columns; of a node below the root no more than
+    /// [`most_stacked`] rows, of which R is to be made.
     pub r: Array2<f64>,
     /// `[d, l]`, stored by columns.
     z: Array2<f64>,
@@ -139,19 +161,33 @@ impl Image {
             gemm(one, x, y, one, z.view_mut())?;
         }
         let wide = |matrix: &Array2<T>| by_columns(matrix.mapv(|x| x.as_f64()).view());
+        Image::stacked(wide(&y), wide(&z))
+    }
+
+    /// From rows with the R that is wanted, stored by columns.
+    fn stacked(rows: Array2<f64>, z: Array2<f64>) -> Result<Image, PcaError> {
+        let (height, l) = rows.dim();
+        if height_of(height, l) == height {
+            return Ok(Image { r: rows, z });
+        }
+        Image { r: rows, z }.factored()
+    }
+
+    /// With a triangle for R.
+    fn factored(self) -> Result<Image, PcaError> {
         Ok(Image {
-            r: qr::Factored::new(wide(&y))?.r(),
-            z: wide(&z),
+            r: qr::Factored::new(self.r)?.r(),
+            z: self.z,
         })
     }
 
     fn merge(self, later: Image) -> Result<Image, PcaError> {
-        let stacked = concatenate(Axis(0), &[self.r.view(), later.r.view()])
-            .expect("both have a column for each direction");
-        Ok(Image {
-            r: qr::Factored::new(by_columns(stacked.view()))?.r(),
-            z: self.z + later.z,
-        })
+        let height = self.r.nrows();
+        let mut rows = zeros(height + later.r.nrows(), self.r.ncols());
+        let (mut above, mut below) = rows.view_mut().split_at(Axis(0), height);
+        above.assign(&self.r);
+        below.assign(&later.r);
+        Image::stacked(rows, self.z + later.z)
     }
 
     fn to_message(&self) -> Vec<f64> {
@@ -161,9 +197,9 @@ impl Image {
         message
     }
 
-    /// Numbers of the message of rows with an R of this height, for l directions, `width` of them in Z.
+    /// Numbers of the message of a node with an R of this height, for l directions, `width` of them in Z.
     fn message_numbers(d: usize, height: usize, (l, width): (usize, usize)) -> usize {
-        2 + height.min(l) * l + d * width
+        2 + height * l + d * width
     }
 
     fn from_message(message: &[f64], d: usize) -> Image {
@@ -268,22 +304,24 @@ pub(super) fn add_bytes(
     more_numbers: usize,
 ) {
     let (blocks, plan) = plan(rows);
-    // R has as many rows as the rows below it, and at most as many as there are directions.
-    let mut heights: Vec<usize> = blocks.iter().map(|&b| rows.rows_per_block[b]).collect();
-    for merge in &plan.merges {
-        heights.push(heights[merge.left] + heights[merge.right]);
-    }
-    for step in &plan.steps {
-        if let Step::Merge { merge, at, from } = *step
-            && at != from
-        {
-            let height = heights[merge.right];
-            let numbers = passes
-                .iter()
-                .map(|&directions| Image::message_numbers(rows.width, height, directions));
-            let numbers = more_numbers + numbers.sum::<usize>();
-            sent[from] += (f64::BYTES * numbers) as u64;
+    let mut add = |numbers_of: &dyn Fn(usize) -> usize| {
+        for step in &plan.steps {
+            if let Step::Merge { merge, at, from } = *step
+                && at != from
+            {
+                sent[from] += (f64::BYTES * numbers_of(merge.right)) as u64;
+            }
         }
+    };
+    add(&|_| more_numbers);
+    for &directions in passes {
+        let (l, _) = directions;
+        let heights = blocks.iter().map(|&block| rows.rows_per_block[block]);
+        let mut heights: Vec<usize> = heights.map(|height| height_of(height, l)).collect();
+        for merge in &plan.merges {
+            heights.push(height_of(heights[merge.left] + heights[merge.right], l));
+        }
+        add(&|node| Image::message_numbers(rows.width, heights[node], directions));
     }
 }
 
@@ -337,7 +375,7 @@ impl<'a, C: Exchange> Walk<'a, C> {
             })
             .collect();
         let bytes = bytes_of_block(self.block_rows, self.width, directions);
-        let at_once = blocks_at_once(bytes, rayon::current_num_threads());
+        let (blocks, at_once) = tasks_of(bytes, rayon::current_num_threads());
         rayon::in_place_scope_fifo(|scope| {
             let mut nodes: BTreeMap<usize, N> = BTreeMap::new();
             let mut tasks = Tasks::new(scope);
@@ -345,20 +383,23 @@ impl<'a, C: Exchange> Walk<'a, C> {
                 match *step {
                     Step::Factor { leaf: index, rank } if rank == me => loop {
                         // While this thread merges, the pool has blocks to go on with.
-                        while tasks.running() < at_once
-                            && let Some(next) = mine.pop_front()
-                        {
-                            let block = self.blocks[next];
-                            let (rows, leaf) = (read(block)?, &leaf);
-                            tasks.spawn(move || (next, leaf(block, &rows)));
+                        while tasks.running() < at_once && !mine.is_empty() {
+                            let next = mine.drain(..blocks.min(mine.len()));
+                            let next = next.map(|leaf| Ok((leaf, read(self.blocks[leaf])?)));
+                            let next = next.collect::<Result<Vec<_>, PcaError>>()?;
+                            let (numbers, leaf) = (&self.blocks, &leaf);
+                            tasks.spawn(move || {
+                                let next = next.into_iter();
+                                let made =
+                                    next.map(|(at, rows)| Ok((at, leaf(numbers[at], &rows)?)));
+                                made.collect::<Result<Vec<_>, PcaError>>()
+                            });
                         }
                         if nodes.contains_key(&index) {
                             break;
                         }
-                        let (made, node) = tasks.next();
-                        let node =
-                            node.map_err(|error| tasks.first_error(error, |(_, node)| node.err()))?;
-                        nodes.insert(made, node);
+                        let made = tasks.next();
+                        nodes.extend(made.map_err(|error| tasks.first_error(error, Result::err))?);
                     },
                     Step::Merge {
                         merge: Merge { node, left, right },
@@ -397,14 +438,15 @@ impl<'a, C: Exchange> Walk<'a, C> {
         width: usize,
     ) -> Result<Option<Image>, PcaError> {
         let directions = by_columns(directions.mapv(T::of_f64).view());
-        self.reduce(
+        let image = self.reduce(
             read,
             directions.ncols(),
             |_, block| Image::of(block, columns, directions.view(), width),
             Image::merge,
             Image::to_message,
             |message| Image::from_message(message, self.width),
-        )
+        )?;
+        image.map(Image::factored).transpose()
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! products    C = X^T X by the tree over rows                                       n d^2
-//! search      V, the k leading eigenvectors of C, with a proof that C has none larger
+//! search      V, the k leading eigenvectors of C: of all, or with a proof that C has none larger
 //! pass        Y = X V,  R of Y = Q R,  Z = X^T Y                                    4 n d k
 //!             R = P S W^T: the singular values S, and |X^T u - s v| for v = V W, u = X v / s
 //! result      S, and the orthonormal basis of Z W, a step of subspace iteration from V W
@@ -16,7 +16,7 @@
 //!
 //! S is as good as from an SVD of X: it comes from a QR of rows, and the error of V enters squared. The
 //! residuals tell how far the triplets are from those of X; what a backward stable SVD leaves is some eps
-//! s_1. That none is missed is proven of C; that C is the X^T X of these rows, random directions in the same
+//! s_1. That none is missed is known of C; that C is the X^T X of these rows, random directions in the same
 //! pass tell. Where anything differs by more than rounding, the products are refused, and the caller factors
 //! the rows.
 //! The step after that only improves what was accepted: it multiplies what lies in the direction of another
@@ -502,7 +502,7 @@ pub(super) mod tests {
             let reason = &found.solver_reason;
             assert_eq!(found.evidence.route, Route::of_products(k), "{reason}");
             assert_is_svd(&found, &x, 1e-13);
-            // One more, and the pass over the rows would cost what a QR does.
+            // One more, and the pass over the rows would take more operations than are saved.
             let many = settings(Precision::F64, Components::Count(k + 1));
             assert_eq!(model(&x, many, 2).evidence.route, Route::FACTOR);
         }
@@ -512,6 +512,8 @@ pub(super) mod tests {
     fn every_number_of_ranks_gives_the_same_bits() {
         assert_same_on_all_ranks(&falling(700, 256, 30, 0.05));
         assert_same_on_all_ranks(&falling(700, 48, 30, 0.05));
+        // So many that nodes of the pass have a triangle when they travel.
+        assert_same_on_all_ranks(&falling(1500, 48, 30, 0.05));
     }
 
     /// That a part of the variance comes from products, and with the same bits at every number of ranks.

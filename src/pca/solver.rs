@@ -8,7 +8,7 @@ use super::fit::{Components, PcaSettings};
 use super::gram::Gram;
 use super::leaf::{Node, TreeNode};
 use super::spectrum::plural;
-use super::{passes, randomized, tsqr};
+use super::{decompose, evidence, passes, randomized, tsqr};
 use crate::linalg::Scalar;
 
 /// How the factorisation is computed.
@@ -46,10 +46,10 @@ const BLOCK_ROWS: usize = 128;
 ///
 /// With `tsqr` they do not grow with the number of rows: for each leaf in work its rows, as they came (f32) and in the
 /// precision of the factorisation (of products f64), and its node of d x d; for one more the rows as they came, and four
-/// triangles of d x d; where products come first, as much as the larger of both takes. The pass that confirms products
-/// has those no longer and takes less, unless there are hundreds of components and threads. With `wide` they are this
-/// rank's columns of all rows, twice beside their orthogonal factor, and three matrices of n x n; where the products of
-/// rows are confirmed, it takes less. A factor that is kept adds a triangle, and with `wide` two sums of n x n. With
+/// triangles of d x d; where products come first, as much as the larger of both takes, or the pass that confirms them,
+/// which has those no longer. With `wide` they are this rank's columns of all rows, twice beside their orthogonal factor,
+/// and three matrices of n x n; where products of rows come first, as much as the larger of that and of the columns, their
+/// image and five matrices of n x n in f64. A factor that is kept adds a triangle, and with `wide` two sums of n x n. With
 /// `randomized` they are a few matrices of d rows and as many columns as there are random directions, and the blocks of
 /// rows in work.
 pub fn memory_bytes(
@@ -65,6 +65,14 @@ pub fn memory_bytes(
         Components::Variance(_) => n.min(d),
     };
     let shape = (n, d);
+    let confirmed = match settings.components {
+        Components::Count(k) => k,
+        Components::Variance(_) => n.min(d) / decompose::FEW_IN_PRODUCTS,
+    };
+    let confirmed = confirmed + evidence::PROBES;
+    let products_first = settings.solver == Solver::Auto
+        && decompose::are_in_products(settings.components, n.min(d));
+    let pass = passes::memory_bytes(shape, confirmed, BLOCK_ROWS, threads);
     let nodes_are_products = tsqr::by_products(settings.precision, shape);
     let (n, d, ranks) = (n as f64, d as f64, ranks as f64);
     let kept = if settings.keep_factor {
@@ -73,7 +81,18 @@ pub fn memory_bytes(
         0.0
     };
     match solver {
-        Solver::Wide => number * (3.0 * n * d / ranks + 3.0 * n * n) + 3.0 * kept * n * n,
+        Solver::Wide => {
+            let factors = number * (3.0 * n * d / ranks + 3.0 * n * n) + 3.0 * kept * n * n;
+            // The rank of the root has a block of columns, which is no narrower than 2n.
+            let columns = (d / ranks).max(2.0 * n).min(d);
+            let image = columns * confirmed as f64;
+            let products = number * n * columns + f64::BYTES as f64 * (image + 5.0 * n * n);
+            if products_first {
+                factors.max(products)
+            } else {
+                factors
+            }
+        }
         Solver::Auto | Solver::Tsqr => {
             let raw = f32::BYTES as f64;
             let of = |(leaf_rows, at_once): (f64, f64), number: f64| {
@@ -88,8 +107,9 @@ pub fn memory_bytes(
             let products = || of(leaves::<Gram<f64>>(shape, threads), f64::BYTES as f64);
             let factors = || of(leaves::<Node<f64>>(shape, threads), number);
             match settings.solver {
+                Solver::Auto if nodes_are_products && products_first => products().max(pass),
                 _ if nodes_are_products => products(),
-                Solver::Auto => products().max(factors()),
+                Solver::Auto if products_first => products().max(factors()).max(pass),
                 _ => factors(),
             }
         }

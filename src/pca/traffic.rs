@@ -63,13 +63,13 @@ impl<C: Exchange> Exchange for Counted<'_, C> {
 /// With `tsqr` they are the rows of leaves that cross the boundary between two ranks, which is at
 /// most one leaf for each rank, and d^2 / 2 numbers for each node that travels, at most one a rank
 /// and level of the tree; that once for the products of columns and once for a QR, as the route says, and
-/// d k numbers for each node of the pass between them. With `wide` they are the columns of other ranks, twice the nodes
+/// d k numbers and at most max(512, 4 l) l for each node of the pass between them, for l = k + 2. With `wide` they are the columns of other ranks, twice the nodes
 /// that travel (R up, n^2 / 2 numbers, coefficients down, n k) and the components of the own columns; with
 /// every k go two random directions for the certificate, and down also n unit vectors where the exact
 /// checks need Q. Where the products of rows come first, those are n^2 / 2 numbers up, and the pass over the columns is
 /// n k + l (l + 1) / 2 up and, where it confirms them, l^2 down, for l = k + 2; confirmed, they take the place of R and its
-/// coefficients. With `randomized` they are d l numbers for each node that travels and pass over the
-/// rows, for l = k + 10 directions; `k` is then the number that was asked for.
+/// coefficients. With `randomized` they are d l numbers and at most max(512, 4 l) l for each node that
+/// travels and pass over the rows, for l = k + 10 directions; `k` is then the number that was asked for.
 pub fn predicted_bytes(
     (solver, route): (Solver, Route),
     precision: Precision,

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! products    G = X X^T, summed over the tree of blocks of columns                  n^2 d
-//! search      W, the k leading eigenvectors of G, with a proof that G has none larger
+//! search      W, the k leading eigenvectors of G: of all, or with a proof that G has none larger
 //! pass        Y = X^T W = Q R,  Z = X Y                                             4 n d k
 //!             R = P S T^T: the singular values S, and |X v - s u| for u = W T, v = Y T / s
 //! result      S, and the components Q P, orthonormal whatever S is
@@ -19,7 +19,7 @@
 //! With f32 the products are computed in f32 and everything else in f64.
 //!
 //! Memory of a rank beside its columns: n^2 for each of its threads and level of the tree, and n^2 for the search on
-//! the rank of the root; Y, of the size of its part of the components.
+//! the rank of the root, or 4 n^2 where it takes all eigenvectors; Y, of the size of its part of the components.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
