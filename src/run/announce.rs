@@ -8,7 +8,7 @@ use crate::comm::hosts::Place;
 use crate::kernels::{CacheSizes, Isa};
 use crate::linalg;
 use crate::model::executor::Executor;
-use crate::pca::{self, Exact, Model, PcaSettings, Rows};
+use crate::pca::{self, Exact, Model, PcaSettings, Rows, Solver};
 use crate::timing::{Phase, Summary};
 use std::collections::{BTreeMap, BTreeSet};
 use tracing::{debug, info, warn};
@@ -135,8 +135,8 @@ pub fn model(model: &Model) {
     }
 }
 
-/// What the exact checks, all of which passed, have looked at.
-pub fn verified(exact: &Exact) {
+/// What the exact checks of a model, all of which passed, have looked at.
+pub fn verified(exact: &Exact, model: &Model) {
     let factor = match (exact.factor_residual, exact.factor_orthogonality) {
         (Some(residual), Some(orthogonality)) => format!(
             "of the factorisation the residual is {:.1e}, the orthogonality {:.1e}",
@@ -147,7 +147,15 @@ pub fn verified(exact: &Exact) {
             residual.value
         ),
         (None, _) => {
-            "no factorisation was compared with the features (--solver tsqr makes one)".into()
+            let solver = if model.n < model.mean.len() as u64 {
+                Solver::Wide
+            } else {
+                Solver::Tsqr
+            };
+            format!(
+                "no factorisation was compared with the features (--solver {} makes one)",
+                solver.as_str()
+            )
         }
     };
     info!("verified  the components in all directions; {factor}");

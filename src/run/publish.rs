@@ -123,7 +123,9 @@ fn check(run: &Finished, parts: Vec<pca::CertificatePart>) -> Result<Option<Cert
         None => Ok(()),
     })?;
     let exact = certificate.as_ref().and_then(|made| made.exact.as_ref());
-    exact.into_iter().for_each(announce::verified);
+    if let Some(exact) = exact {
+        announce::verified(exact, run.model);
+    }
     Ok(certificate)
 }
 
