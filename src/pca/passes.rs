@@ -160,8 +160,7 @@ impl Image {
             let y = (y.slice(s![.., ..width]), as_is);
             gemm(one, x, y, one, z.view_mut())?;
         }
-        let wide = |matrix: &Array2<T>| by_columns(matrix.mapv(|x| x.as_f64()).view());
-        Image::stacked(wide(&y), wide(&z))
+        Image::stacked(T::widened(y), T::widened(z))
     }
 
     /// From rows with the R that is wanted, stored by columns.
