@@ -152,7 +152,8 @@ fn building_blocks(d: usize) -> Rates {
     let mut squares = zeros(d, d);
     let turned = p8::linalg::by_columns(tall.t());
     let products = median(|| {
-        triangle::gram((turned.view(), Transpose::No), squares.view_mut()).expect("shapes agree");
+        triangle::gram((turned.view(), Transpose::No), 0.0, squares.view_mut())
+            .expect("shapes agree");
     });
     let products_flops = 2.0 * size.powi(3);
     row(
@@ -161,7 +162,7 @@ fn building_blocks(d: usize) -> Rates {
         Some(products_flops),
     );
     let turned = p8::linalg::by_columns(r.t());
-    triangle::gram((turned.view(), Transpose::No), squares.view_mut()).expect("shapes agree");
+    triangle::gram((turned.view(), Transpose::No), 0.0, squares.view_mut()).expect("shapes agree");
     let search = median(|| {
         let found = partial_eigen::leading(squares.clone(), Wanted::Count(k), d / 3, f64::EPSILON);
         drop(found.expect("finite products"));

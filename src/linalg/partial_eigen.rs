@@ -11,7 +11,7 @@
 //!
 //! All of that is true of C as it is given. What rounding in C means for X, the caller has to know.
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 
 use super::basis::orthonormalize;
@@ -20,14 +20,11 @@ use super::gaussian::gaussian;
 use super::partial_svd::{
     BLOCK, GROWTH, LEAST_BLOCKS, Leading, Outcome, UNITS, Wanted, doubt, needed, nothing_larger,
 };
-use super::{LinalgError, lapack, norms, qr, svd, zeros};
-
-/// Rows of C that a thread multiplies at once.
-const TILE: usize = 256;
+use super::{LinalgError, lapack, norms, qr, svd, triangle, zeros};
 
 const SEED: u64 = 0x7038_6569_6765;
 
-/// C between 1 and 4 times a power of four, symmetric; the root of what it was divided by; and its trace.
+/// C between 1 and 4 times a power of four; the root of what it was divided by; and its trace.
 struct Scaled {
     c: Array2<f64>,
     root: f64,
@@ -45,8 +42,12 @@ impl Scaled {
         // of the numbers.
         let root = (trace.log2() / 2.0).floor().exp2();
         let inverse = 1.0 / root;
-        in_all(&mut c, |x| x * inverse * inverse);
-        mirror(c.view_mut());
+        let columns = c.columns_mut().into_iter().collect::<Vec<_>>();
+        let columns = columns.into_par_iter().enumerate();
+        columns.for_each(|(j, mut column)| {
+            let mut upper = column.slice_mut(s![..=j]);
+            upper.mapv_inplace(|x| x * inverse * inverse);
+        });
         let trace = trace / root / root;
         Some(Scaled { c, root, trace })
     }
@@ -69,7 +70,7 @@ pub fn leading(
     accuracy: f64,
 ) -> Result<Outcome, LinalgError> {
     let n = c.nrows();
-    let Some(Scaled { mut c, root, trace }) = Scaled::new(c) else {
+    let Some(Scaled { c, root, trace }) = Scaled::new(c) else {
         return Ok(Outcome::GaveUp(NO_TRACE.into()));
     };
     let tolerance = UNITS * accuracy * (n as f64).sqrt();
@@ -97,7 +98,6 @@ pub fn leading(
         Ok(found) => found,
         Err(reason) => return Ok(Outcome::GaveUp(reason)),
     };
-    in_all(&mut c, |x| -x);
     if !nothing_larger(c, &found.vectors, &found.values, doubt)? {
         return Ok(Outcome::GaveUp(format!(
             "there are other values as large as value {}",
@@ -156,44 +156,6 @@ fn reaching(values: &[f64], least: f64) -> Option<usize> {
     values.iter().position(reached).map(|last| last + 1)
 }
 
-/// Replaces every number by its image.
-fn in_all(c: &mut Array2<f64>, image: impl Fn(f64) -> f64 + Sync) {
-    let tiles: Vec<_> = c.axis_chunks_iter_mut(Axis(1), TILE).collect();
-    tiles
-        .into_par_iter()
-        .for_each(|mut tile| tile.mapv_inplace(&image));
-}
-
-/// Gives a matrix, of which the upper triangle counts, the same numbers below the diagonal.
-fn mirror(c: ArrayViewMut2<f64>) {
-    /// Rows and columns of a tile that stays in the cache while it is turned.
-    const SIDE: usize = 64;
-    let n = c.nrows();
-    if n <= SIDE {
-        let mut c = c;
-        for j in 1..n {
-            for i in 0..j {
-                c[[j, i]] = c[[i, j]];
-            }
-        }
-        return;
-    }
-    let middle = (n / 2).next_multiple_of(SIDE);
-    let (left, right) = c.split_at(Axis(1), middle);
-    let (first, mut below) = left.split_at(Axis(0), middle);
-    let (above, last) = right.split_at(Axis(0), middle);
-    let turn = || {
-        let columns = below.axis_chunks_iter_mut(Axis(1), SIDE);
-        for (mut columns, rows) in columns.zip(above.axis_chunks_iter(Axis(0), SIDE)) {
-            let tiles = columns.axis_chunks_iter_mut(Axis(0), SIDE);
-            for (mut tile, turned) in tiles.zip(rows.axis_chunks_iter(Axis(1), SIDE)) {
-                tile.assign(&turned.t());
-            }
-        }
-    };
-    rayon::join(turn, || rayon::join(|| mirror(first), || mirror(last)));
-}
-
 /// Eigenvalues of T, largest first, and their vectors in the basis, one a row.
 struct Pairs {
     values: Vec<f64>,
@@ -249,7 +211,7 @@ impl<'a> Lanczos<'a> {
             return Ok(false);
         }
         let (start, end) = (self.size, self.size + self.block);
-        let image = times(self.c, self.v.slice(s![.., start..end]))?;
+        let image = triangle::symmetric_product(self.c, self.v.slice(s![.., start..end]))?;
         let (next, within, coupling) =
             orthonormalize(self.v.slice(s![.., ..end]), image, &mut self.drawn)?;
         self.t.slice_mut(s![..end, start..end]).assign(&within);
@@ -325,7 +287,7 @@ fn check(
         Ok(doubt) => doubt,
         Err(reason) => return Ok(Err(reason)),
     };
-    let mut images = times(c, vectors.view())?;
+    let mut images = triangle::symmetric_product(c, vectors.view())?;
     for ((mut image, vector), value) in images
         .columns_mut()
         .into_iter()
@@ -347,21 +309,6 @@ fn check(
         residual,
     };
     Ok(Ok((leading, doubt)))
-}
-
-/// `C x` for some columns x.
-fn times(c: ArrayView2<f64>, x: ArrayView2<f64>) -> Result<Array2<f64>, LinalgError> {
-    let mut product = zeros(x.nrows(), x.ncols());
-    let tiles: Vec<_> = product
-        .axis_chunks_iter_mut(Axis(0), TILE)
-        .zip(c.axis_chunks_iter(Axis(1), TILE))
-        .collect();
-    // Rows of C are its columns too, and lie together there.
-    tiles.into_par_iter().try_for_each(|(to, columns)| {
-        let (columns, x) = ((columns, Transpose::Yes), (x, Transpose::No));
-        blas::gemm(1.0, columns, x, 0.0, to)
-    })?;
-    Ok(product)
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ pub fn leading(
                 (norm, tolerance),
             )
         },
-        || minus_squares(scaled.view()),
+        || squares_of(scaled.view()),
     );
     let (krylov, k) = match search? {
         Search::Converged(krylov, k) => (krylov, k),
@@ -314,7 +314,7 @@ impl<'a> Krylov<'a> {
         Ok(converged)
     }
 
-    /// The vectors of the first k values, checked; `squares` are those of [`minus_squares`].
+    /// The vectors of the first k values, checked; `squares` are those of [`squares_of`].
     fn finish(&self, k: usize, squares: Array2<f64>, tolerance: f64) -> Result<Found, LinalgError> {
         let n = self.r.nrows();
         let Some(small) = &self.small else {
@@ -384,14 +384,14 @@ impl<'a> Krylov<'a> {
 /// Columns of a tile of the proof.
 const PROOF_TILE: usize = 256;
 
-/// The upper triangle of `-r r^T` `[n, n]`, for r with zeros below its diagonal. n^3 / 3 operations.
-fn minus_squares(r: ArrayView2<f64>) -> Result<Array2<f64>, LinalgError> {
+/// The upper triangle of `r r^T` `[n, n]`, for r with zeros below its diagonal. n^3 / 3 operations.
+fn squares_of(r: ArrayView2<f64>) -> Result<Array2<f64>, LinalgError> {
     let n = r.nrows();
     let mut squares = zeros(n, n);
     in_proof_tiles(&mut squares, |columns, tile| {
         let Range { start, end } = columns;
         blas::gemm(
-            -1.0,
+            1.0,
             (r.slice(s![..end, start..]), Transpose::No),
             (r.slice(s![start..end, start..]), Transpose::Yes),
             0.0,
@@ -401,7 +401,7 @@ fn minus_squares(r: ArrayView2<f64>) -> Result<Array2<f64>, LinalgError> {
     Ok(squares)
 }
 
-/// Whether a matrix, whose squares are those of [`minus_squares`], without the triplets of `left` `[n, k]` and
+/// Whether a matrix, whose squares are those of [`squares_of`], without the triplets of `left` `[n, k]` and
 /// `values` `[k]` has no singular value that exceeds the last of them by more than the part `doubt`.
 pub(super) fn nothing_larger(
     squares: Array2<f64>,
@@ -421,7 +421,7 @@ pub(super) fn nothing_larger(
             1.0,
             (stretched.slice(s![..end, ..]), Transpose::No),
             (stretched.slice(s![start..end, ..]), Transpose::Yes),
-            1.0,
+            -1.0,
             tile.view_mut(),
         )?;
         let mut corner = tile.slice_mut(s![start.., ..]);
@@ -590,13 +590,7 @@ mod tests {
             .apply(&Array2::eye(3))
             .unwrap();
         assert!(
-            !nothing_larger(
-                minus_squares(r.view()).unwrap(),
-                &left,
-                &[0.9, 0.9, 0.9],
-                1e-6
-            )
-            .unwrap()
+            !nothing_larger(squares_of(r.view()).unwrap(), &left, &[0.9, 0.9, 0.9], 1e-6).unwrap()
         );
     }
 

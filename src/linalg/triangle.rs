@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::blas::{Transpose, gemm, shape};
 use super::scalar::Scalar;
-use super::{LinalgError, by_columns, lapack};
+use super::{LinalgError, by_columns, lapack, zeros};
 
 unsafe extern "C" {
     fn dtrmm_(
@@ -26,6 +26,20 @@ unsafe extern "C" {
         leading_a: *const c_int,
         b: *mut f64,
         leading_b: *const c_int,
+    );
+    fn dsymm_(
+        side: *const c_char,
+        triangle: *const c_char,
+        m: *const c_int,
+        n: *const c_int,
+        alpha: *const f64,
+        a: *const f64,
+        leading_a: *const c_int,
+        b: *const f64,
+        leading_b: *const c_int,
+        beta: *const f64,
+        c: *mut f64,
+        leading_c: *const c_int,
     );
     fn dtrsm_(
         side: *const c_char,
@@ -72,6 +86,85 @@ pub fn product(
         gemm(1.0, (rest, transpose), (of, Transpose::No), 1.0, tile)
     })?;
     Ok(product)
+}
+
+/// `c x` for a symmetric matrix c `[n, n]`, of which the upper triangle counts and is read once, and x `[n, k]`.
+pub fn symmetric_product(
+    c: ArrayView2<f64>,
+    x: ArrayView2<f64>,
+) -> Result<Array2<f64>, LinalgError> {
+    assert_eq!(c.dim(), (x.nrows(), x.nrows()), "symmetric_product: shapes");
+    let panels: Vec<_> = c.axis_chunks_iter(Axis(1), TILE).enumerate().collect();
+    // What a panel of columns adds to the rows above its corner and, as rows, to those of the corner.
+    let parts = panels.into_par_iter().with_max_len(1);
+    let parts = parts.map(|(index, panel)| {
+        let (start, end) = (index * TILE, index * TILE + panel.ncols());
+        let mut part = zeros(end, x.ncols());
+        let (mut above, mut own) = part.view_mut().split_at(Axis(0), start);
+        let of_own = x.slice(s![start..end, ..]);
+        symm(panel.slice(s![start..end, ..]), of_own, own.view_mut())?;
+        for row in (0..start).step_by(TILE) {
+            let run = s![row..row + TILE, ..];
+            // The second product finds the tile in the cache.
+            let (tile, of_above) = (panel.slice(run), (x.slice(run), Transpose::No));
+            let above = above.slice_mut(run);
+            gemm(
+                1.0,
+                (tile, Transpose::No),
+                (of_own, Transpose::No),
+                0.0,
+                above,
+            )?;
+            gemm(1.0, (tile, Transpose::Yes), of_above, 1.0, own.view_mut())?;
+        }
+        Ok(part)
+    });
+    let parts = parts.collect::<Result<Vec<Array2<f64>>, LinalgError>>()?;
+    let mut product = zeros(x.nrows(), x.ncols());
+    let columns: Vec<_> = product.columns_mut().into_iter().collect();
+    columns
+        .into_par_iter()
+        .enumerate()
+        .for_each(|(j, mut sum)| {
+            for part in &parts {
+                let mut rows = sum.slice_mut(s![..part.nrows()]);
+                rows += &part.column(j);
+            }
+        });
+    Ok(product)
+}
+
+/// `c = a b` for a symmetric matrix a `[n, n]`, of which the upper triangle counts, and b and c `[n, k]`.
+fn symm(
+    a: ArrayView2<f64>,
+    b: ArrayView2<f64>,
+    mut c: ArrayViewMut2<f64>,
+) -> Result<(), LinalgError> {
+    const NAME: &str = "dsymm";
+    let (_, _, leading_a) = shape(NAME, a)?;
+    let (_, _, leading_b) = shape(NAME, b)?;
+    let (m, n, leading_c) = shape(NAME, c.view())?;
+    assert_eq!(a.dim(), (b.nrows(), b.nrows()), "{NAME}: shapes");
+    assert_eq!(b.dim(), c.dim(), "{NAME}: shapes");
+    // SAFETY: a is n x n and b and c have n rows and as many columns, checked above, at the distances that `shape`
+    // found; c is borrowed alone.
+    unsafe {
+        dsymm_(
+            &(b'L' as c_char),
+            &(b'U' as c_char),
+            &m,
+            &n,
+            &1.0,
+            a.as_ptr(),
+            &leading_a,
+            b.as_ptr(),
+            &leading_b,
+            &0.0,
+            c.as_mut_ptr(),
+            &leading_c,
+        );
+    }
+    Ok(())
 }
 
 /// `b = op(r) b` for an upper triangle r `[n, n]` and b `[n, k]`.
@@ -136,10 +229,11 @@ fn triangle(
     Ok(())
 }
 
-/// The upper triangle of `op(a) op(a)^T`, for op(a) `[n, m]`, into g `[n, n]`, whose other entries stay as they are.
-/// m n^2 operations.
+/// `g = op(a) op(a)^T + beta g` for op(a) `[n, m]` and the upper triangle of g `[n, n]`, whose other entries stay as
+/// they are, and which is not read where beta is 0. m n^2 operations.
 pub fn gram<T: Scalar>(
     (a, transpose): (ArrayView2<T>, Transpose),
+    beta: T,
     mut g: ArrayViewMut2<T>,
 ) -> Result<(), LinalgError> {
     let (n, _) = transpose.of(a.dim());
@@ -160,11 +254,11 @@ pub fn gram<T: Scalar>(
     tiles.into_par_iter().try_for_each(|(row, column, tile)| {
         let left = (rows(row..row + tile.nrows()), transpose);
         if row == column {
-            return syrk(left, tile);
+            return syrk(left, beta, tile);
         }
         let right = rows(column..column + tile.ncols());
         let right = (right, transpose.other());
-        gemm(T::one(), left, right, T::zero(), tile)
+        gemm(T::one(), left, right, beta, tile)
     })
 }
 
@@ -180,9 +274,10 @@ fn split_rows<T>(mut a: ArrayViewMut2<T>, height: usize) -> Vec<ArrayViewMut2<T>
     runs
 }
 
-/// The upper triangle of `op(a) op(a)^T`, for op(a) `[n, m]`, into c `[n, n]`.
+/// `c = op(a) op(a)^T + beta c` for op(a) `[n, m]` and the upper triangle of c `[n, n]`.
 fn syrk<T: Scalar>(
     (a, transpose): (ArrayView2<T>, Transpose),
+    beta: T,
     mut c: ArrayViewMut2<T>,
 ) -> Result<(), LinalgError> {
     let routine = T::ROUTINES.syrk;
@@ -203,7 +298,7 @@ fn syrk<T: Scalar>(
             &T::one(),
             a.as_ptr(),
             &leading_a,
-            &T::zero(),
+            &beta,
             c.as_mut_ptr(),
             &leading_c,
         );
@@ -322,7 +417,7 @@ fn factors(mut a: ArrayViewMut2<f64>) -> Result<bool, LinalgError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::linalg::{hostile, zeros};
+    use crate::linalg::hostile;
 
     fn close(a: &Array2<f64>, b: &Array2<f64>) -> bool {
         a.dim() == b.dim() && a.iter().zip(b).all(|(x, y)| (x - y).abs() <= 1e-13)
@@ -363,6 +458,24 @@ mod tests {
     }
 
     #[test]
+    fn products_with_a_symmetric_matrix_are_those_of_the_definition() {
+        for n in [0, 1, 30, 256, 257, 600] {
+            let square = hostile::uniform(n, n, 13);
+            let whole = &square + &square.t();
+            let mut c = by_columns(whole.view());
+            for ((i, j), x) in c.indexed_iter_mut() {
+                // What is below the diagonal does not count.
+                if i > j {
+                    *x = f64::NAN;
+                }
+            }
+            let x = by_columns(hostile::uniform(n, 5, 14).view());
+            let product = symmetric_product(c.view(), x.view()).unwrap();
+            assert!(close(&(product / 30.0), &(whole.dot(&x) / 30.0)), "{n}");
+        }
+    }
+
+    #[test]
     fn positive_definite_matrices_are_told_from_others() {
         let definite = |diagonal: f64| {
             let mut a = by_columns((Array2::<f64>::eye(4) * diagonal).view());
@@ -387,11 +500,12 @@ mod tests {
             let a = by_columns(hostile::uniform(m, n, 10).view());
             let mut g = zeros(n, n);
             g.fill(7.0);
-            gram((by_columns(a.t()).view(), Transpose::No), g.view_mut()).unwrap();
+            gram((by_columns(a.t()).view(), Transpose::No), 0.0, g.view_mut()).unwrap();
             assert!(close(&upper(&g), &upper(&a.t().dot(&a))), "{m} x {n}");
             g.fill(7.0);
-            gram((a.view(), Transpose::Yes), g.view_mut()).unwrap();
-            assert!(close(&upper(&g), &upper(&a.t().dot(&a))), "{m} x {n}");
+            gram((a.view(), Transpose::Yes), 0.5, g.view_mut()).unwrap();
+            let expected = upper(&(a.t().dot(&a) + 3.5));
+            assert!(close(&upper(&g), &expected), "{m} x {n}");
         }
     }
 
@@ -410,7 +524,12 @@ mod tests {
                     continue;
                 }
                 let mut r = zeros(n, n);
-                gram((by_columns(a.view()).view(), Transpose::Yes), r.view_mut()).unwrap();
+                gram(
+                    (by_columns(a.view()).view(), Transpose::Yes),
+                    0.0,
+                    r.view_mut(),
+                )
+                .unwrap();
                 cholesky(r.view_mut()).unwrap();
                 assert!(close(&r, &upper(&r)), "{name} {n}");
                 let norm = crate::linalg::norms::frobenius(&a);

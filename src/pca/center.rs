@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, ShapeBuilder, s};
 
-use super::block::{NumberedBlock, on_rows};
+use super::block::{Block, NumberedBlock, on_rows};
 use crate::kernels::Isa;
 use crate::kernels::vectorized::{Loops, vectorized};
 use crate::linalg::{Scalar, zeros};
@@ -149,36 +149,89 @@ pub fn centered<T: Scalar>(
     (deviations, mean)
 }
 
-/// [`centered`] stored by rows, as the rows of most blocks come: `[n, width]`; and for every column the sum of the
-/// squares of its deviations before they are rounded.
-pub fn centered_by_rows<T: Scalar>(
-    blocks: &[NumberedBlock],
-    width: usize,
-    room: Vec<T>,
-) -> (Array2<T>, Mean, Vec<f64>) {
-    let (count, mut mean) = uncorrected(blocks, width);
-    // The transpose of a matrix that is stored by columns is stored by rows.
-    let mut deviations = in_room(room, width, count).reversed_axes();
-    let mut sums = Sums {
-        rest: vec![0.0; width],
-        squares: vec![0.0; width],
-    };
-    let mut first = 0;
-    for (_, block) in blocks {
-        let to = deviations.slice_mut(s![first..first + block.dim().0, ..]);
-        let (mean, sums) = (&mean, &mut sums);
-        let isa = Isa::detect();
-        on_rows!(block, rows => vectorized(isa, Deviations { rows, mean, to, sums }));
-        first += block.dim().0;
-    }
-    correct(&mut mean, &sums.rest, count);
-    (deviations, mean, sums.squares)
-}
-
-/// Of every column the sum of the deviations, and of their squares.
-struct Sums {
+/// Rows as deviations from a guess of their mean, in one reading, and what these add up to.
+///
+/// The guess is the mean of some of the rows, evenly spread, in the form of [`Mean`]. A sum of products of such deviations
+/// exceeds that of deviations from the mean by n times the product of two entries of [`Centered::distance`], and loses
+/// digits where that is most of it. Of m rows among n that is the m-th part of a sum of squares as a rule, and no
+/// more than n / m times what is left: rows that set the guess apart from the mean spread the columns themselves.
+pub struct Centering {
+    guess: Mean,
+    count: usize,
     rest: Vec<f64>,
     squares: Vec<f64>,
+}
+
+/// What is known of rows that went through [`Centering`].
+pub struct Centered {
+    /// Their mean.
+    pub mean: Mean,
+    /// Their mean minus that from which their deviations were taken, `[d]`.
+    pub distance: Vec<f64>,
+    /// Of every column the sum of the squares of its deviations from the mean, before they are rounded.
+    pub squares: Vec<f64>,
+}
+
+impl Centering {
+    /// For the rows of these blocks, at least one in all, of `width` columns.
+    pub fn new(blocks: &[NumberedBlock], width: usize) -> Self {
+        /// Rows that the guess is the mean of.
+        const SAMPLE: usize = 64;
+        let count: usize = blocks.iter().map(|(_, block)| block.dim().0).sum();
+        let sample = SAMPLE.min(count);
+        let mut guess = Mean {
+            origin: Vec::new(),
+            offset: vec![0.0; width],
+        };
+        let mut first = 0;
+        let mut places = (0..sample).map(|index| index * count / sample).peekable();
+        for (_, block) in blocks {
+            let end = first + block.dim().0;
+            while let Some(place) = places.next_if(|place| *place < end) {
+                let guess = &mut guess;
+                on_rows!(block, rows => {
+                    let rows = rows.slice(s![place - first..=place - first, ..]);
+                    vectorized(Isa::detect(), Distances { rows, mean: guess });
+                });
+            }
+            first = end;
+        }
+        guess
+            .offset
+            .iter_mut()
+            .for_each(|sum| *sum /= sample as f64);
+        Centering {
+            guess,
+            count,
+            rest: vec![0.0; width],
+            squares: vec![0.0; width],
+        }
+    }
+
+    /// Writes the deviations of some rows of a block, one row after another.
+    pub fn write<T: Scalar>(&mut self, block: &Block, run: Range<usize>, to: &mut [T]) {
+        on_rows!(block, rows => {
+            let rows = rows.slice(s![run, ..]);
+            vectorized(Isa::detect(), Deviations { rows, centering: self, to });
+        });
+    }
+
+    /// When all rows are through.
+    pub fn finish(self) -> Centered {
+        let n = self.count as f64;
+        let distance: Vec<f64> = self.rest.iter().map(|rest| rest / n).collect();
+        let Mean { origin, mut offset } = self.guess;
+        for (offset, distance) in offset.iter_mut().zip(&distance) {
+            *offset += distance;
+        }
+        let squares = self.squares.iter().zip(&distance);
+        let squares = squares.map(|(square, distance)| (square - n * distance * distance).max(0.0));
+        Centered {
+            squares: squares.collect(),
+            mean: Mean { origin, offset },
+            distance,
+        }
+    }
 }
 
 /// How many rows, and their mean before its correction.
@@ -282,31 +335,35 @@ fn transpose_deviations<F: Scalar, T: Scalar>(
     }
 }
 
-/// Rows whose deviations are to be written to `to`, stored by rows, and added to the sums.
+/// Rows whose deviations are to be written, one row after another.
 struct Deviations<'a, F, T> {
     rows: ArrayView2<'a, F>,
-    mean: &'a Mean,
-    to: ArrayViewMut2<'a, T>,
-    sums: &'a mut Sums,
+    centering: &'a mut Centering,
+    to: &'a mut [T],
 }
 
 impl<F: Scalar, T: Scalar> Loops for Deviations<'_, F, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run(mut self) {
+    fn run(self) {
         /// Columns whose means and sums stay in the first-level cache.
         const COLUMNS: usize = 512;
         let rows = self.rows.as_standard_layout();
-        let Sums { rest, squares } = self.sums;
-        for start in (0..rest.len()).step_by(COLUMNS) {
-            let columns = start..(start + COLUMNS).min(rest.len());
-            let origins = &self.mean.origin[columns.clone()];
-            let offsets = &self.mean.offset[columns.clone()];
+        let Centering {
+            guess: Mean { origin, offset },
+            rest,
+            squares,
+            ..
+        } = self.centering;
+        let width = rest.len();
+        for start in (0..width).step_by(COLUMNS) {
+            let columns = start..(start + COLUMNS).min(width);
+            let origins = &origin[columns.clone()];
+            let offsets = &offset[columns.clone()];
             let rest = &mut rest[columns.clone()];
             let squares = &mut squares[columns.clone()];
-            for (row, mut line) in rows.rows().into_iter().zip(self.to.rows_mut()) {
-                let line = line.as_slice_mut().expect("rows in one piece");
+            for (row, line) in rows.rows().into_iter().zip(self.to.chunks_mut(width)) {
                 let means = origins.iter().zip(offsets);
                 let numbers = part(&row, columns.clone()).iter().zip(means);
                 let sums = rest.iter_mut().zip(squares.iter_mut());
@@ -388,17 +445,71 @@ mod tests {
                 let centered = centered(&blocks, d, room);
                 assert_eq!(centered, (expected.clone(), mean.clone()));
             }
-            let squares = expected.mapv(|x| x * x).sum_axis(Axis(0));
-            for room in [vec![7.0; n * d + 3], vec![]] {
-                let by_rows = centered_by_rows(&blocks, d, room);
-                assert!(by_rows.0.is_standard_layout());
-                assert_eq!((&by_rows.0, &by_rows.1), (&expected, &mean));
-                for (found, sum) in by_rows.2.iter().zip(&squares) {
-                    assert!((found - sum).abs() <= 1e-14 * sum, "{found} {sum}");
-                }
-            }
             let (single, same) = centered::<f32>(&blocks, d, vec![]);
             assert_eq!((single, same), (expected.mapv(|x| x as f32), mean));
+        }
+    }
+
+    /// What is known of rows after they went through in strips, and their deviations.
+    fn through<T: Scalar>(
+        blocks: &[NumberedBlock],
+        width: usize,
+        strip: usize,
+    ) -> (Centered, Vec<T>) {
+        let mut centering = Centering::new(blocks, width);
+        let mut deviations = Vec::new();
+        for (_, block) in blocks {
+            for start in (0..block.dim().0).step_by(strip) {
+                let run = start..(start + strip).min(block.dim().0);
+                let mut to = vec![T::zero(); run.len() * width];
+                centering.write(block, run, &mut to);
+                deviations.extend(to);
+            }
+        }
+        (centering.finish(), deviations)
+    }
+
+    #[test]
+    fn one_reading_tells_mean_squares_and_where_the_deviations_come_from() {
+        for (n, d) in [(1, 1), (5, 33), (70, 700), (300, 20)] {
+            // The first rows are unlike the others, and so is one of the rows of the sample.
+            let mut rows = hostile::uniform(n, d, 5) + 1e6;
+            rows.slice_mut(s![..n / 4, ..]).mapv_inplace(|x| x - 300.0);
+            rows.row_mut(n / 2).fill(-7e7);
+            rows.column_mut(d - 1).fill(0.1);
+            let mut expected = rows.clone();
+            let mean = subtract_mean(expected.view_mut());
+            let cut = n / 3;
+            let (head, tail) = rows.view().split_at(Axis(0), cut);
+            let empty = Array2::<f64>::zeros((0, d));
+            let parts = [head.to_owned(), empty, tail.to_owned()];
+            let blocks: Vec<NumberedBlock> =
+                parts.map(Block::from).into_iter().enumerate().collect();
+            let (centered, deviations) = through::<f64>(&blocks, d, 7);
+            let distance = &centered.distance;
+            for (index, (found, exact)) in deviations.iter().zip(&expected).enumerate() {
+                let spread = expected
+                    .column(index % d)
+                    .fold(0.0_f64, |most, x| most.max(x.abs()));
+                let found = found - distance[index % d];
+                assert!((found - exact).abs() <= 1e-14 * spread, "{found} {exact}");
+            }
+            let squares = expected.mapv(|x| x * x).sum_axis(Axis(0));
+            for (found, exact) in centered.squares.iter().zip(&squares) {
+                assert!((found - exact).abs() <= 1e-13 * exact, "{found} {exact}");
+            }
+            for (found, square) in centered.mean.distance_to(&mean).iter().zip(&squares) {
+                assert!(found.abs() <= 1e-15 * square.sqrt(), "{found}");
+            }
+            let constant = (
+                centered.mean.value()[d - 1],
+                centered.squares[d - 1],
+                distance[d - 1],
+            );
+            assert_eq!(constant, (0.1, 0.0, 0.0));
+            assert_eq!(through::<f64>(&blocks, d, n).1, deviations);
+            let single: Vec<f32> = deviations.iter().map(|x| *x as f32).collect();
+            assert_eq!(through::<f32>(&blocks, d, 3).1, single);
         }
     }
 
@@ -412,7 +523,7 @@ mod tests {
                 }
                 let blocks = [(0, rows.clone().into())];
                 assert!(!centered::<f32>(&blocks, 3, vec![]).1.is_finite());
-                assert!(!centered_by_rows::<f64>(&blocks, 3, vec![]).1.is_finite());
+                assert!(!through::<f64>(&blocks, 3, 2).0.mean.is_finite());
                 assert!(!subtract_mean(rows.view_mut()).is_finite());
             }
         }

@@ -14,6 +14,7 @@
 //! preserving lengths, which is to say from being orthonormal.
 
 use ndarray::{Array2, ArrayView2, s};
+use rayon::prelude::*;
 
 use super::exchange::Exchange;
 use crate::linalg::blas::Transpose;
@@ -225,12 +226,20 @@ pub(super) fn of_products(products: ArrayView2<f64>) -> Vec<Probe> {
     let d = products.ncols();
     let mut directions = gaussian(SEED, 0, d, PROBES);
     normalize(&mut directions);
-    let mut squares = [0.0; PROBES];
-    for (j, column) in products.columns().into_iter().enumerate() {
-        for (square, z) in squares.iter_mut().zip(directions.columns()) {
+    let parts = (0..d).into_par_iter().map(|j| {
+        let column = products.column(j);
+        let part = directions.columns().into_iter().map(|z| {
             let above = column.slice(s![..j]).dot(&z.slice(s![..j]));
-            *square += z[j] * (2.0 * above + z[j] * column[j]);
-        }
+            z[j] * (2.0 * above + z[j] * column[j])
+        });
+        part.collect()
+    });
+    let mut squares = [0.0; PROBES];
+    for part in parts.collect::<Vec<Vec<f64>>>() {
+        squares
+            .iter_mut()
+            .zip(part)
+            .for_each(|(sum, part)| *sum += part);
     }
     // Rounding may leave less than nothing of rows that are zero.
     let lengths = squares.map(|square| square.max(0.0).sqrt());

@@ -10,13 +10,14 @@
 //! - for leading components that the rows themselves confirm (`products`).
 
 use std::marker::PhantomData;
+use std::mem;
 
-use ndarray::{Array1, Array2, s};
+use ndarray::{Array1, Array2, ArrayView2, ShapeBuilder, s};
 use rayon::prelude::*;
 
 use super::PcaError;
 use super::block::NumberedBlock;
-use super::center::{Mean, centered_by_rows};
+use super::center::{Centered, Centering, Mean};
 use super::fit::check_by_mean;
 use super::leaf::{Joined, Node, TreeNode};
 use crate::linalg::blas::Transpose;
@@ -33,7 +34,7 @@ const LEAVES: usize = 4;
 
 /// Many rows of few columns make about so many leaves, so that what it takes to hand out and to merge them costs little,
 /// unless they would have more rows than this.
-const MANY_LEAVES: usize = 256;
+const MANY_LEAVES: usize = 16;
 const TALL: usize = 4096;
 
 impl<P> Gram<P> {
@@ -50,29 +51,57 @@ impl<P> Gram<P> {
 impl<P: Scalar> TreeNode for Gram<P> {
     type Scalar = P;
 
-    /// A merge reads and adds d^2 / 2 numbers, and each node is d^2 numbers of fresh memory: with twice as many leaves
-    /// 20000 x 2048 takes a tenth longer on two ranks of one thread. But of few rows leaves may be low, so that ranks and
-    /// threads find some to share; of many a leaf has twice as many rows as columns, or [`TALL`].
+    /// A merge reads and adds d^2 / 2 numbers, and each node is d^2 numbers of fresh memory, so leaves are few. But of few
+    /// rows they may be low, so that ranks and threads find some to share; of many a leaf has twice as many rows as
+    /// columns, or [`TALL`].
     fn leaf_rows((n, d): (usize, usize)) -> usize {
         (n / LEAVES).clamp(d.div_ceil(2), (2 * d).max((n / MANY_LEAVES).min(TALL)))
     }
 
-    /// n d^2 operations.
+    fn leaf_bytes((n, d): (usize, usize)) -> usize {
+        let narrow = if P::BYTES == f64::BYTES {
+            0
+        } else {
+            P::BYTES * d * d
+        };
+        f32::BYTES * n * d + P::BYTES * strip_rows(d).min(n) * d + narrow + Self::node_bytes(d)
+    }
+
+    fn node_bytes(d: usize) -> usize {
+        f64::BYTES * d * d
+    }
+
+    /// n d^2 operations, in one reading of the rows: the products of their deviations from a guess of the mean, less those
+    /// of the distance of the mean from it.
     fn from_blocks(
         blocks: Vec<NumberedBlock>,
         width: usize,
         room: Vec<P>,
     ) -> Result<(Self, Vec<P>), PcaError> {
-        let (deviations, mean, squares) = centered_by_rows(&blocks, width, room);
+        let rows: usize = blocks.iter().map(|(_, block)| block.dim().0).sum();
+        let mut centering = Centering::new(&blocks, width);
+        let mut strips = Strips::new((strip_rows(width).min(rows), width), room);
+        for (_, block) in &blocks {
+            let mut start = 0;
+            while start < block.dim().0 {
+                let end = block.dim().0.min(start + strips.space()?);
+                centering.write(block, start..end, strips.fill(end - start));
+                start = end;
+            }
+        }
+        let Centered {
+            mean,
+            distance,
+            squares,
+        } = centering.finish();
         check_by_mean(&mean, blocks.iter().map(|(number, block)| (*number, block)))?;
         drop(blocks);
-        let rows = deviations.nrows() as u64;
-        let mut products = zeros::<P>(width, width);
-        triangle::gram((deviations.t(), Transpose::No), products.view_mut())?;
+        let (products, room) = strips.finish()?;
         let mut r = P::widened(products);
+        add_outer_product(&mut r, -(rows as f64), &distance);
         r.diag_mut().assign(&Array1::from(squares));
-        let memory = deviations.into_raw_vec_and_offset().0;
-        Ok((Gram::new(Node { rows, mean, r }), memory))
+        let rows = rows as u64;
+        Ok((Gram::new(Node { rows, mean, r }), room))
     }
 
     /// The sum of both and of the products of [`Joined::distance`]. 2 d^2 operations.
@@ -112,6 +141,82 @@ impl<P: Scalar> TreeNode for Gram<P> {
         triangle::cholesky(node.r.view_mut())?;
         Ok(node)
     }
+}
+
+/// Rows of d columns whose products are added up at a time: enough for a product of matrices at its full rate, and no
+/// more than what stays in the cache between centring and that.
+fn strip_rows(d: usize) -> usize {
+    const ENOUGH: usize = 256;
+    const NUMBERS: usize = 1 << 19;
+    (NUMBERS / d.max(1)).max(ENOUGH)
+}
+
+/// Rows that come a few at a time, and the products of their columns, which are added up strip by strip.
+struct Strips<P> {
+    /// `[height, d]`, one row after another, of which `filled` are there.
+    strip: Vec<P>,
+    filled: usize,
+    height: usize,
+    /// `[d, d]`, of which the upper triangle counts.
+    products: Array2<P>,
+    /// What the products so far are multiplied by: 0 for the first strip, because memory that was never written is not
+    /// to be read either. The system would give out each page of it twice.
+    beta: P,
+}
+
+impl<P: Scalar> Strips<P> {
+    /// For strips of this height and width, at least one row, in the memory of `room` where that is enough.
+    fn new((height, width): (usize, usize), mut room: Vec<P>) -> Self {
+        room.resize(height * width, P::zero());
+        Strips {
+            strip: room,
+            filled: 0,
+            height,
+            products: zeros(width, width),
+            beta: P::zero(),
+        }
+    }
+
+    /// How many rows can come next, at least one.
+    fn space(&mut self) -> Result<usize, LinalgError> {
+        if self.filled == self.height {
+            self.add()?;
+        }
+        Ok(self.height - self.filled)
+    }
+
+    /// The place of the next rows, no more than there is space for.
+    fn fill(&mut self, rows: usize) -> &mut [P] {
+        let width = self.products.ncols();
+        let start = self.filled * width;
+        self.filled += rows;
+        &mut self.strip[start..start + rows * width]
+    }
+
+    fn add(&mut self) -> Result<(), LinalgError> {
+        let shape = (self.products.ncols(), mem::take(&mut self.filled));
+        // What is stored by rows is, stored by columns, the transpose.
+        let strip = ArrayView2::from_shape(shape.f(), &self.strip[..shape.0 * shape.1]);
+        let strip = strip.expect("a number for each of the rows'");
+        let beta = mem::replace(&mut self.beta, P::one());
+        triangle::gram((strip, Transpose::No), beta, self.products.view_mut())
+    }
+
+    /// The products of all rows, at least one, and the memory of the strip.
+    fn finish(mut self) -> Result<(Array2<P>, Vec<P>), LinalgError> {
+        self.add()?;
+        Ok((self.products, self.strip))
+    }
+}
+
+/// Adds `factor x x^T` to the upper triangle of r `[d, d]`.
+fn add_outer_product(r: &mut Array2<f64>, factor: f64, x: &[f64]) {
+    let columns: Vec<_> = r.columns_mut().into_iter().zip(x).enumerate().collect();
+    columns.into_par_iter().for_each(|(j, (mut column, own))| {
+        let own = factor * own;
+        let upper = column.slice_mut(s![..=j]);
+        upper.into_iter().zip(x).for_each(|(y, x)| *y += own * x);
+    });
 }
 
 #[cfg(test)]
@@ -155,6 +260,42 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// The rows of the sample are all zeros, the others far away: the worst guess of a mean that there is. It costs two
+    /// digits, one row in a hundred being in the sample.
+    #[test]
+    fn a_bad_guess_of_the_mean_costs_few_digits() {
+        let (n, d) = (6400, 40);
+        let mut rows = hostile::uniform(n, d, 15) * 1e-3 + 1e6;
+        rows.slice_mut(s![..;n / 64, ..]).fill(0.0);
+        let Gram(Node { mean, r, .. }, _) = node(&rows);
+        let mut centered = rows;
+        let exact = subtract_mean(centered.view_mut());
+        for distance in mean.distance_to(&exact) {
+            assert!(distance.abs() <= 1e-14 * 1e6, "{distance}");
+        }
+        let products = centered.t().dot(&centered);
+        let worst = products.diag().fold(0.0_f64, |most, x| most.max(*x));
+        for ((i, j), exact) in products.indexed_iter().filter(|((i, j), _)| i <= j) {
+            let difference = (r[[i, j]] - exact).abs();
+            assert!(difference <= 1e-11 * worst, "{difference} at {i}, {j}");
+        }
+    }
+
+    #[test]
+    fn strips_cover_every_row_of_any_blocks() {
+        let d = 3000;
+        let (n, strip) = (2 * strip_rows(d) + 5, strip_rows(d));
+        let rows = hostile::uniform(n, d, 16);
+        let whole = node(&rows);
+        for cuts in [[0, 1], [strip - 1, strip + 1], [strip, 2 * strip], [7, n]] {
+            let parts = [0..cuts[0], cuts[0]..cuts[1], cuts[1]..n];
+            let parts = parts.map(|run| rows.slice(s![run, ..]).to_owned().into());
+            let blocks = parts.into_iter().enumerate().collect();
+            let (cut, _): (Gram<f64>, _) = Gram::from_blocks(blocks, d, vec![]).unwrap();
+            assert_eq!(cut, whole);
         }
     }
 

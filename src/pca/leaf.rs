@@ -18,6 +18,12 @@ pub trait TreeNode: Sized + Send + 'static {
     /// Leaves of n rows of d columns have at least this many rows.
     fn leaf_rows(shape: (usize, usize)) -> usize;
 
+    /// Bytes of a leaf of n rows of d columns in work: the rows as they came (f32), and what it takes to make a node of them.
+    fn leaf_bytes(shape: (usize, usize)) -> usize;
+
+    /// Bytes of a node of d columns.
+    fn node_bytes(d: usize) -> usize;
+
     /// The node of a leaf: of the rows of `blocks`, n >= 1 in all, of `width` columns. It computes in the memory
     /// of `room` where that is enough, and returns the memory that it took, for the next leaf. Refuses NaN and
     /// infinity.
@@ -67,6 +73,14 @@ impl<T: Scalar> TreeNode for Node<T> {
         } else {
             2 * d
         }
+    }
+
+    fn leaf_bytes((n, d): (usize, usize)) -> usize {
+        (f32::BYTES + T::BYTES) * n * d + Self::node_bytes(d)
+    }
+
+    fn node_bytes(d: usize) -> usize {
+        T::BYTES * d * d
     }
 
     /// 2 d^2 (n - d / 3) operations.

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::PcaError;
-use super::fit::{Components, PcaSettings};
+use super::fit::{Components, PcaSettings, Precision};
 use super::gram::Gram;
 use super::leaf::{Node, TreeNode};
 use super::spectrum::plural;
@@ -44,9 +44,8 @@ const BLOCK_ROWS: usize = 128;
 /// Bytes of a rank's matrices at the peak of the factorisation of n rows of d columns on `threads`
 /// threads of each of `ranks` ranks, counted, not measured.
 ///
-/// With `tsqr` they do not grow with the number of rows: for each leaf in work its rows, as they came (f32) and in the
-/// precision of the factorisation (of products f64), and its node of d x d; for one more the rows as they came, and four
-/// triangles of d x d; where products come first, as much as the larger of both takes, or the pass that confirms them,
+/// With `tsqr` they do not grow with the number of rows: for each leaf in work its rows, as they came (f32), and what it
+/// takes to make a node of them ([`TreeNode::leaf_bytes`]); for one more the rows as they came, and four nodes of d x d; where products come first, as much as the larger of both takes, or the pass that confirms them,
 /// which has those no longer. With `wide` they are this rank's columns of all rows, twice beside their orthogonal factor,
 /// and three matrices of n x n; where products of rows come first, as much as the larger of that and of the columns, their
 /// image and five matrices of n x n in f64. A factor that is kept adds a triangle, and with `wide` two sums of n x n. With
@@ -94,18 +93,12 @@ pub fn memory_bytes(
             }
         }
         Solver::Auto | Solver::Tsqr => {
-            let raw = f32::BYTES as f64;
-            let of = |(leaf_rows, at_once): (f64, f64), number: f64| {
-                let leaves = (n / leaf_rows).floor().max(1.0);
-                let leaf = n / leaves * d;
-                let node = number * d * d;
-                leaves.min(at_once) * ((number + raw) * leaf + node)
-                    + raw * leaf
-                    + 4.0 * node
-                    + kept * d * d
+            let kept = kept * d * d;
+            let products = || kept + tree_bytes::<Gram<f64>>(shape, threads);
+            let factors = || match settings.precision {
+                Precision::F32 => kept + tree_bytes::<Node<f32>>(shape, threads),
+                Precision::F64 => kept + tree_bytes::<Node<f64>>(shape, threads),
             };
-            let products = || of(leaves::<Gram<f64>>(shape, threads), f64::BYTES as f64);
-            let factors = || of(leaves::<Node<f64>>(shape, threads), number);
             match settings.solver {
                 Solver::Auto if nodes_are_products && products_first => products().max(pass),
                 _ if nodes_are_products => products(),
@@ -117,10 +110,13 @@ pub fn memory_bytes(
     }
 }
 
-/// How many rows leaves have, and how many leaves are in work at once.
-fn leaves<N: TreeNode>(shape: (usize, usize), threads: usize) -> (f64, f64) {
-    let at_once = tsqr::leaves_at_once::<N>(shape, threads);
-    (N::leaf_rows(shape) as f64, at_once as f64)
+/// Bytes of the leaves in work, of the rows of one more, and of four nodes.
+fn tree_bytes<N: TreeNode>((n, d): (usize, usize), threads: usize) -> f64 {
+    let at_once = tsqr::leaves_at_once::<N>((n, d), threads);
+    let leaves = (n / N::leaf_rows((n, d))).max(1);
+    let leaf_rows = n.div_ceil(leaves);
+    let working = leaves.min(at_once) * N::leaf_bytes((leaf_rows, d));
+    (working + f32::BYTES * leaf_rows * d + 4 * N::node_bytes(d)) as f64
 }
 
 /// The solver for n rows of d columns on some ranks, never `Auto`, and why it is that one.

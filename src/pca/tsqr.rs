@@ -27,15 +27,15 @@ use super::spectrum::Spectrum;
 use super::tasks::Tasks;
 use super::tree::{Merge, Plan, Step, take};
 use crate::linalg::partial_svd::Side;
-use crate::linalg::{Scalar, norms, sign};
+use crate::linalg::{norms, sign};
 
 /// Leaves that are factored side by side, and their nodes, take no more than this together, unless it is one
 /// alone: its own tiles keep the threads busy where leaves are large.
-const BYTES_AT_ONCE: usize = 3 << 29;
+const BYTES_AT_ONCE: usize = 1 << 31;
 
 /// How many leaves of n rows of d columns are made nodes at once by `threads` threads.
 pub(super) fn leaves_at_once<N: TreeNode>((n, d): (usize, usize), threads: usize) -> usize {
-    let leaf = (N::leaf_rows((n, d)) + d) * d * f64::BYTES;
+    let leaf = N::leaf_bytes((N::leaf_rows((n, d)), d));
     (BYTES_AT_ONCE / leaf.max(1)).clamp(1, threads.max(1))
 }
 

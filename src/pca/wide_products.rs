@@ -131,7 +131,11 @@ pub(super) fn solve<T: Scalar>(
 fn products_of<T: Scalar>(slice: &Array2<T>) -> Result<Array2<f64>, PcaError> {
     let n = slice.ncols();
     let mut products = zeros::<T>(n, n);
-    triangle::gram((slice.view(), Transpose::Yes), products.view_mut())?;
+    triangle::gram(
+        (slice.view(), Transpose::Yes),
+        T::zero(),
+        products.view_mut(),
+    )?;
     let mut products = T::widened(products);
     for (square, column) in products.diag_mut().iter_mut().zip(slice.columns()) {
         *square = squared_norm(column);
