@@ -149,12 +149,19 @@ pub fn centered<T: Scalar>(
     (deviations, mean)
 }
 
+/// Of so many rows one, at least, goes into the guess of a mean.
+const ROWS_FOR_ONE: usize = 64;
+
+/// Rows that go into it where there are so many.
+const LEAST_SAMPLE: usize = 64;
+
 /// Rows as deviations from a guess of their mean, in one reading, and what these add up to.
 ///
 /// The guess is the mean of some of the rows, evenly spread, in the form of [`Mean`]. A sum of products of such deviations
 /// exceeds that of deviations from the mean by n times the product of two entries of [`Centered::distance`], and loses
-/// digits where that is most of it. Of m rows among n that is the m-th part of a sum of squares as a rule, and no
-/// more than n / m times what is left: rows that set the guess apart from the mean spread the columns themselves.
+/// digits where that is most of it. With a guess from m of n rows it is the m-th part of a sum of squares as a rule, and
+/// never more than n / m times what is left, because rows that set the guess apart from the mean spread the columns
+/// themselves. n / m is [`ROWS_FOR_ONE`] at most: no more than two digits are lost.
 pub struct Centering {
     guess: Mean,
     count: usize,
@@ -175,10 +182,8 @@ pub struct Centered {
 impl Centering {
     /// For the rows of these blocks, at least one in all, of `width` columns.
     pub fn new(blocks: &[NumberedBlock], width: usize) -> Self {
-        /// Rows that the guess is the mean of.
-        const SAMPLE: usize = 64;
         let count: usize = blocks.iter().map(|(_, block)| block.dim().0).sum();
-        let sample = SAMPLE.min(count);
+        let sample = count.div_ceil(ROWS_FOR_ONE).max(LEAST_SAMPLE).min(count);
         let mut guess = Mean {
             origin: Vec::new(),
             offset: vec![0.0; width],
@@ -225,7 +230,11 @@ impl Centering {
             *offset += distance;
         }
         let squares = self.squares.iter().zip(&distance);
-        let squares = squares.map(|(square, distance)| (square - n * distance * distance).max(0.0));
+        let squares = squares.map(|(square, distance)| {
+            let rest = square - n * distance * distance;
+            // What is not a number stays none.
+            if rest < 0.0 { 0.0 } else { rest }
+        });
         Centered {
             squares: squares.collect(),
             mean: Mean { origin, offset },
@@ -511,6 +520,20 @@ mod tests {
             let single: Vec<f32> = deviations.iter().map(|x| *x as f32).collect();
             assert_eq!(through::<f32>(&blocks, d, 3).1, single);
         }
+    }
+
+    #[test]
+    fn squares_that_are_no_numbers_are_not_taken_for_none() {
+        // Rows of the sample are all alike, so that the distance of the mean from it overflows too.
+        let mut rows = Array2::<f64>::zeros((200, 2));
+        rows.slice_mut(s![1..;2, 0]).fill(1e160);
+        rows.slice_mut(s![3..;4, 0]).fill(-2e160);
+        rows.slice_mut(s![7, ..]).fill(1.0);
+        let blocks = [(0, Block::from(rows))];
+        let (centered, _) = through::<f64>(&blocks, 2, 200);
+        assert!(centered.mean.is_finite());
+        assert!(!centered.squares[0].is_finite(), "{}", centered.squares[0]);
+        assert!(centered.squares[1] > 0.9 && centered.squares[1] < 1.0);
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! digits that they are computed with. Where that is enough:
 //!
 //! - for R to f32 from products in f64. The Cholesky factor of X^T X is an R factor of X; R^T R differs from
-//!   X^T X by some eps of f64, so a singular value is off by the root of that, some 1e-8 of the largest one, at
-//!   worst, where a QR in f32 leaves some 1e-7 (Yamazaki, Tomov and Dongarra, "Mixed-precision Cholesky QR
+//!   X^T X by some eps of f64, so a singular value is off by the root of that, some 1e-8 of the largest one (eight times
+//!   that where the guess of a mean is as bad as can be, `center`), where a QR in f32 leaves some 1e-7 (Yamazaki, Tomov and Dongarra, "Mixed-precision Cholesky QR
 //!   factorization and its case studies on multicore CPU with multiple GPUs", 2015);
 //! - for leading components that the rows themselves confirm (`products`).
 
@@ -32,9 +32,9 @@ pub struct Gram<P>(Node<f64>, PhantomData<P>);
 /// Few rows make about so many leaves, unless they would have fewer rows than half of the columns.
 const LEAVES: usize = 4;
 
-/// Many rows of few columns make about so many leaves, so that what it takes to hand out and to merge them costs little,
-/// unless they would have more rows than this.
-const MANY_LEAVES: usize = 16;
+/// Many rows of few columns make about so many leaves, enough for the threads of a few ranks, unless they would have more
+/// rows than this: what it takes to hand out and to merge them is to cost little.
+const MANY_LEAVES: usize = 32;
 const TALL: usize = 4096;
 
 impl<P> Gram<P> {
@@ -144,7 +144,7 @@ impl<P: Scalar> TreeNode for Gram<P> {
 }
 
 /// Rows of d columns whose products are added up at a time: enough for a product of matrices at its full rate, and no
-/// more than what stays in the cache between centring and that.
+/// more, up to 2048 columns, than what stays in the cache between centring and that.
 fn strip_rows(d: usize) -> usize {
     const ENOUGH: usize = 256;
     const NUMBERS: usize = 1 << 19;
@@ -263,33 +263,50 @@ mod tests {
         }
     }
 
-    /// The rows of the sample are all zeros, the others far away: the worst guess of a mean that there is. It costs two
-    /// digits, one row in a hundred being in the sample.
-    #[test]
-    fn a_bad_guess_of_the_mean_costs_few_digits() {
-        let (n, d) = (6400, 40);
-        let mut rows = hostile::uniform(n, d, 15) * 1e-3 + 1e6;
-        rows.slice_mut(s![..;n / 64, ..]).fill(0.0);
-        let Gram(Node { mean, r, .. }, _) = node(&rows);
-        let mut centered = rows;
-        let exact = subtract_mean(centered.view_mut());
-        for distance in mean.distance_to(&exact) {
-            assert!(distance.abs() <= 1e-14 * 1e6, "{distance}");
-        }
+    /// The products of rows, to some eps of the largest square of a column.
+    fn assert_products<P: Scalar>(found: &Gram<P>, rows: &Array2<f64>, units: f64) {
+        let mut centered = rows.clone();
+        subtract_mean(centered.view_mut());
         let products = centered.t().dot(&centered);
-        let worst = products.diag().fold(0.0_f64, |most, x| most.max(*x));
+        let largest = products.diag().fold(0.0_f64, |most, x| most.max(*x));
         for ((i, j), exact) in products.indexed_iter().filter(|((i, j), _)| i <= j) {
-            let difference = (r[[i, j]] - exact).abs();
-            assert!(difference <= 1e-11 * worst, "{difference} at {i}, {j}");
+            let difference = (found.0.r[[i, j]] - exact).abs();
+            assert!(
+                difference <= units * P::EPS * largest,
+                "{difference} at {i}, {j}"
+            );
         }
     }
 
+    /// The rows of the sample are all zeros, the others far away: the worst guess of a mean that there is.
     #[test]
-    fn strips_cover_every_row_of_any_blocks() {
-        let d = 3000;
-        let (n, strip) = (2 * strip_rows(d) + 5, strip_rows(d));
+    fn a_bad_guess_of_the_mean_costs_two_digits() {
+        let (n, d) = (6400, 40);
+        let mut rows = hostile::uniform(n, d, 15) * 1e-3 + 1e6;
+        rows.slice_mut(s![..;64, ..]).fill(0.0);
+        let found = node(&rows);
+        let mut centered = rows.clone();
+        for distance in found
+            .0
+            .mean
+            .distance_to(&subtract_mean(centered.view_mut()))
+        {
+            assert!(distance.abs() <= 1e-14 * 1e6, "{distance}");
+        }
+        assert_products(&found, &rows, 64.0 * 100.0);
+    }
+
+    #[test]
+    fn strips_of_any_blocks_add_up_to_the_products_of_all_rows() {
+        let d = 1100;
+        let strip = strip_rows(d);
+        let n = 2 * strip + 5;
         let rows = hostile::uniform(n, d, 16);
         let whole = node(&rows);
+        assert_products(&whole, &rows, 30.0);
+        let blocks = || vec![(0, rows.clone().into())];
+        let (single, _): (Gram<f32>, _) = Gram::from_blocks(blocks(), d, vec![]).unwrap();
+        assert_products(&single, &rows, 30.0);
         for cuts in [[0, 1], [strip - 1, strip + 1], [strip, 2 * strip], [7, n]] {
             let parts = [0..cuts[0], cuts[0]..cuts[1], cuts[1]..n];
             let parts = parts.map(|run| rows.slice(s![run, ..]).to_owned().into());

@@ -95,14 +95,20 @@ pub fn memory_bytes(
         Solver::Auto | Solver::Tsqr => {
             let kept = kept * d * d;
             let products = || kept + tree_bytes::<Gram<f64>>(shape, threads);
+            let tried = || match settings.precision {
+                Precision::F32 => kept + tree_bytes::<Gram<f32>>(shape, threads),
+                Precision::F64 => products(),
+            };
             let factors = || match settings.precision {
                 Precision::F32 => kept + tree_bytes::<Node<f32>>(shape, threads),
                 Precision::F64 => kept + tree_bytes::<Node<f64>>(shape, threads),
             };
             match settings.solver {
-                Solver::Auto if nodes_are_products && products_first => products().max(pass),
+                Solver::Auto if nodes_are_products && products_first => {
+                    tried().max(products()).max(pass)
+                }
                 _ if nodes_are_products => products(),
-                Solver::Auto if products_first => products().max(factors()).max(pass),
+                Solver::Auto if products_first => tried().max(factors()).max(pass),
                 _ => factors(),
             }
         }
@@ -113,7 +119,8 @@ pub fn memory_bytes(
 /// Bytes of the leaves in work, of the rows of one more, and of four nodes.
 fn tree_bytes<N: TreeNode>((n, d): (usize, usize), threads: usize) -> f64 {
     let at_once = tsqr::leaves_at_once::<N>((n, d), threads);
-    let leaves = (n / N::leaf_rows((n, d))).max(1);
+    // Of no columns or no rows a leaf has no rows; that they are refused is said later.
+    let leaves = (n / N::leaf_rows((n, d)).max(1)).max(1);
     let leaf_rows = n.div_ceil(leaves);
     let working = leaves.min(at_once) * N::leaf_bytes((leaf_rows, d));
     (working + f32::BYTES * leaf_rows * d + 4 * N::node_bytes(d)) as f64
@@ -253,6 +260,60 @@ mod tests {
         for (components, memory) in [(few, 1e6), (Components::Variance(0.9), 1e11)] {
             let error = auto(components, 200_000, 100_352, Some(memory)).unwrap_err();
             assert!(matches!(error, PcaError::Memory { .. }), "{error}");
+        }
+    }
+
+    /// Of 8 rows of 4 columns, counted by hand: all of them are a leaf of a QR; of products there are four leaves of two
+    /// rows, of which two threads have two in work.
+    #[test]
+    fn the_memory_of_small_trees_is_what_they_hold() {
+        let need = |solver, precision, keep_factor| {
+            let settings = PcaSettings {
+                precision,
+                keep_factor,
+                ..settings(solver, Components::Count(4), None)
+            };
+            memory_bytes(solver, &settings, (8, 4), (1, 2))
+        };
+        // Rows in f32, their copy, the node; the rows of the next leaf; four nodes.
+        let qr = |number: usize| (4 + number) * 32 + number * 16 + 4 * 32 + 4 * number * 16;
+        let f64_qr = qr(8) as f64;
+        assert_eq!(need(Solver::Tsqr, Precision::F64, false), f64_qr);
+        assert_eq!(
+            need(Solver::Tsqr, Precision::F64, true),
+            f64_qr + 8.0 * 16.0
+        );
+        let products = 2 * (4 * 8 + 8 * 8 + 8 * 16) + 4 * 8 + 4 * 8 * 16;
+        let products = products as f64;
+        assert_eq!(need(Solver::Tsqr, Precision::F32, false), products);
+        // Four of four components are not few: no products come first.
+        assert_eq!(need(Solver::Auto, Precision::F64, false), f64_qr);
+    }
+
+    #[test]
+    fn of_products_to_f32_those_in_f32_count_too() {
+        let need = |solver| {
+            let settings = PcaSettings {
+                precision: Precision::F32,
+                ..settings(solver, Components::Count(50), None)
+            };
+            memory_bytes(solver, &settings, (20_000, 2048), (1, 2))
+        };
+        // Two leaves in work have a matrix in f32 more, and strips of 256 rows in f32.
+        let more = 2 * 4 * (2048 * 2048 - 256 * 2048);
+        assert_eq!(need(Solver::Auto) - need(Solver::Tsqr), more as f64);
+    }
+
+    #[test]
+    fn nothing_takes_no_memory_to_speak_of() {
+        for shape in [(0, 0), (5, 0), (0, 8)] {
+            for precision in [Precision::F32, Precision::F64] {
+                let settings = PcaSettings {
+                    precision,
+                    ..settings(Solver::Auto, Components::Count(3), Some(1e9))
+                };
+                assert!(choose_solver(&settings, shape, (2, 2)).is_ok(), "{shape:?}");
+            }
         }
     }
 

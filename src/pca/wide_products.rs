@@ -177,7 +177,7 @@ fn search(g: Array2<f64>, settings: &PcaSettings) -> Result<Result<Found, String
     let trace = g.diag().sum();
     let coefficients = evidence::coefficients(n);
     // With z = X^T h / |X^T h|, |X z| is |G h| / |X^T h|.
-    let images = symmetric_times(g.view(), &coefficients);
+    let images = triangle::symmetric_product(g.view(), coefficients.view())?;
     let probes = coefficients.columns().into_iter().zip(images.columns());
     let lengths: Vec<f64> = probes
         .map(|(h, image)| h.dot(&image).max(0.0).sqrt())
@@ -194,19 +194,6 @@ fn search(g: Array2<f64>, settings: &PcaSettings) -> Result<Result<Found, String
         lengths,
         lengths_of_images,
     }))
-}
-
-/// `G x` for a symmetric matrix `[n, n]`, of which the upper triangle counts, and a few columns x.
-fn symmetric_times(g: ArrayView2<f64>, x: &Array2<f64>) -> Array2<f64> {
-    let mut product = Array2::zeros(x.raw_dim());
-    for (x, mut product) in x.columns().into_iter().zip(product.columns_mut()) {
-        for (j, column) in g.columns().into_iter().enumerate() {
-            let above = column.slice(s![..j]);
-            product[j] += above.dot(&x.slice(s![..j])) + column[j] * x[j];
-            product.slice_mut(s![..j]).scaled_add(x[j], &above);
-        }
-    }
-    product
 }
 
 /// R of `Y = X^T B` and `Z = X Y` for the first k of the directions B `[n, l]`, at the root; and the tree that made R.
@@ -432,20 +419,5 @@ mod tests {
         found.vectors.column_mut(1).assign(&stray);
         let reason = confirmed(&found).err().unwrap();
         assert!(reason.contains("residual of component"), "{reason}");
-    }
-
-    #[test]
-    fn the_upper_triangle_is_the_whole_of_a_symmetric_matrix() {
-        let a = hostile::uniform(30, 9, 5);
-        let (mut g, x) = (a.t().dot(&a), hostile::uniform(9, 2, 6));
-        let expected = g.dot(&x);
-        for ((i, j), entry) in g.indexed_iter_mut() {
-            if i > j {
-                *entry = f64::NAN;
-            }
-        }
-        let found = symmetric_times(g.view(), &x);
-        assert!(norms::frobenius(&(found - expected)) < 1e-13);
-        assert_eq!(squared_norm(ArrayView1::from(&[3.0_f32; 11])), 99.0);
     }
 }
