@@ -4,8 +4,8 @@ The seconds of a library are those of fit and transform with the data in memory.
 matrix from the file, which the page cache of the system has, so two figures stand beside them: its own
 phases `fit` and `project`, both of which read it, on the slowest rank, and the whole program from the
 start of mpirun to all files written.
-All centre the columns and none scales them. Each measurement is a process of its own; measurements
-are kept as they come, and a run that was stopped goes on where it stood.
+All centre the columns and none scales them. Each measurement is a process of its own, which begins when the
+machine is idle; measurements are kept as they come, and a run that was stopped goes on where it stood.
 """
 
 import argparse
@@ -88,12 +88,29 @@ def measure(options, method, ranks, path, columns, components):
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         environment[name] = own
     log = options.scratch / f"{method.replace(':', '-')}-{ranks or 1}.log"
+    settle()
     start = ["mpirun", "-np", str(ranks)] if ranks else []
     if method == "p8":
         return measure_p8(options, start, threads, path, components, environment, log)
     worker = [sys.executable, str(HERE / "pca_worker.py"), method, str(path), str(components), str(threads)]
     output = call([*start, *worker, str(options.scratch)], options.timeout, environment, log)
     return json.loads(output.strip().splitlines()[-1])
+
+
+def settle():
+    """Waits until what ran before lets go of the machine: a JVM ends after its worker, and files are still written."""
+
+    def idle():
+        with open("/proc/stat", encoding="ascii") as stat:
+            return int(stat.readline().split()[4]) / os.sysconf("SC_CLK_TCK")
+
+    os.sync()
+    cores = len(os.sched_getaffinity(0))
+    for _ in range(30):
+        before, began = idle(), time.perf_counter()
+        time.sleep(0.5)
+        if idle() - before >= 0.9 * cores * (time.perf_counter() - began):
+            return
 
 
 def measure_p8(options, start, threads, path, components, environment, log):
