@@ -45,8 +45,8 @@ const BLOCK_ROWS: usize = 128;
 /// threads of each of `ranks` ranks, counted, not measured.
 ///
 /// With `tsqr` they do not grow with the number of rows: for each leaf in work its rows, as they came (f32), and what it
-/// takes to make a node of them; for one more the rows as they came, and four nodes of d x d; where products come first, as much as the larger of both takes, or the pass that confirms them,
-/// which has those no longer. With `wide` they are this rank's columns of all rows, twice beside their orthogonal factor,
+/// takes to make a node of them; for one more the rows as they came, and four nodes of d x d; where products come first,
+/// as much as the larger of both takes, or the pass that confirms them, which has those no longer. With `wide` they are this rank's columns of all rows, twice beside their orthogonal factor,
 /// and three matrices of n x n; where products of rows come first, as much as the larger of that and of the columns, their
 /// image and five matrices of n x n in f64. A factor that is kept adds a triangle, and with `wide` two sums of n x n. With
 /// `randomized` they are a few matrices of d rows and as many columns as there are random directions, and the blocks of
