@@ -24,7 +24,8 @@ use super::{LinalgError, lapack, norms, qr, svd, triangle, zeros};
 
 const SEED: u64 = 0x7038_6569_6765;
 
-/// C, of which the upper triangle counts, between 1 and 4 times a power of four; the root of what it was divided by; and its trace.
+/// C, of which the upper triangle counts, between 1 and 4 times a power of four; the root of what it was divided by;
+/// and its trace.
 struct Scaled {
     c: Array2<f64>,
     root: f64,

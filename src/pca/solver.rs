@@ -46,10 +46,11 @@ const BLOCK_ROWS: usize = 128;
 ///
 /// With `tsqr` they do not grow with the number of rows: for each leaf in work its rows, as they came (f32), and what it
 /// takes to make a node of them; for one more the rows as they came, and four nodes of d x d; where products come first,
-/// as much as the larger of both takes, or the pass that confirms them, which has those no longer. With `wide` they are this rank's columns of all rows, twice beside their orthogonal factor,
-/// and three matrices of n x n; where products of rows come first, as much as the larger of that and of the columns, their
-/// image and five matrices of n x n in f64. A factor that is kept adds a triangle, and with `wide` two sums of n x n. With
-/// `randomized` they are a few matrices of d rows and as many columns as there are random directions, and the blocks of
+/// as much as the larger of both takes, or the pass that confirms them, which has those no longer. With `wide` they are
+/// this rank's columns of all rows, twice beside their orthogonal factor, and three matrices of n x n; where products of
+/// rows come first, as much as the larger of that and of the columns, their image and five matrices of n x n in f64. A
+/// factor that is kept adds a triangle, and with `wide` two sums of n x n. With `randomized` they are a few matrices of d
+/// rows and as many columns as there are random directions, and the blocks of
 /// rows in work.
 pub fn memory_bytes(
     solver: Solver,
@@ -276,18 +277,13 @@ mod tests {
             memory_bytes(solver, &settings, (8, 4), (1, 2))
         };
         // Rows in f32, their copy, the node; the rows of the next leaf; four nodes.
-        let qr = |number: usize| (4 + number) * 32 + number * 16 + 4 * 32 + 4 * number * 16;
-        let f64_qr = qr(8) as f64;
-        assert_eq!(need(Solver::Tsqr, Precision::F64, false), f64_qr);
-        assert_eq!(
-            need(Solver::Tsqr, Precision::F64, true),
-            f64_qr + 8.0 * 16.0
-        );
-        let products = 2 * (4 * 8 + 8 * 8 + 8 * 16) + 4 * 8 + 4 * 8 * 16;
-        let products = products as f64;
+        let qr = f64::from((4 + 8) * 32 + 8 * 16 + 4 * 32 + 4 * 8 * 16);
+        assert_eq!(need(Solver::Tsqr, Precision::F64, false), qr);
+        assert_eq!(need(Solver::Tsqr, Precision::F64, true), qr + 8.0 * 16.0);
+        let products = f64::from(2 * (4 * 8 + 8 * 8 + 8 * 16) + 4 * 8 + 4 * 8 * 16);
         assert_eq!(need(Solver::Tsqr, Precision::F32, false), products);
         // Four of four components are not few: no products come first.
-        assert_eq!(need(Solver::Auto, Precision::F64, false), f64_qr);
+        assert_eq!(need(Solver::Auto, Precision::F64, false), qr);
     }
 
     #[test]

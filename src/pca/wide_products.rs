@@ -420,4 +420,9 @@ mod tests {
         let reason = confirmed(&found).err().unwrap();
         assert!(reason.contains("residual of component"), "{reason}");
     }
+
+    #[test]
+    fn a_squared_norm_is_that_of_all_entries() {
+        assert_eq!(squared_norm(ArrayView1::from(&[3.0_f32; 11])), 99.0);
+    }
 }
